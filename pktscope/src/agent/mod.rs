@@ -1,0 +1,1 @@
+//! The agent: tasks, channels, shutdown; wiring only.

@@ -1,0 +1,1 @@
+//! The configuration: one struct, every field with a default and a doc line.

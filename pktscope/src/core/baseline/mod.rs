@@ -1,0 +1,1 @@
+//! What is normal for a program: learned, persisted, aged.

@@ -1,0 +1,1 @@
+//! Detectors: flows, names and identities in, verdicts out.

@@ -1,0 +1,1 @@
+//! Bytes of application protocols, read: DNS, TLS, QUIC, HTTP. Pure; every function takes untrusted bytes.

@@ -1,0 +1,84 @@
+//! What the core wants done: everything it tells the shell.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    alert::Alert,
+    event::DnsMessage,
+    flow::FlowChange,
+    process::{FileId, Process, ProcessKey},
+    time::BootTime,
+};
+
+/// One thing for the shell to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// A flow started, grew or ended: store it, show it.
+    Flow(FlowChange),
+    /// A process that owns a socket, or an ancestor of one, was first needed.
+    ProcessStarted(Arc<Process>),
+    /// Such a process ended, with its wait status.
+    ProcessEnded(Arc<Process>, BootTime, i32),
+    /// More is known of such a process.
+    ProcessChanged(Arc<Process>),
+    /// A DNS answer.
+    Dns(Arc<DnsMessage>),
+    /// An alert: stored in one transaction with the novelty it reports.
+    Alert(Arc<Alert>),
+    /// An interval of the ledger is closed.
+    Ledger(Arc<Ledger>),
+    /// Something to find out; the answer comes back as an [`super::event::Event::Answer`].
+    Lookup(Lookup),
+}
+
+/// Something the core cannot know by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// All that `/proc` and the file system say of a process.
+    Process {
+        /// Who.
+        key: ProcessKey,
+        /// The path given to `execve`, where known.
+        filename: Arc<str>,
+        /// Device and inode of its image, where known.
+        file: Option<FileId>,
+        /// cgroup2 id, 0 where not known.
+        cgroup_id: u64,
+        /// User, where known.
+        uid: Option<u32>,
+    },
+    /// Country and AS of an address.
+    Geo(IpAddr),
+}
+
+/// One direction of a closed ledger interval, in IP-layer bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerSide {
+    /// What the interfaces counted.
+    pub interface_bytes: u64,
+    /// What processes own.
+    pub attributed_bytes: u64,
+    /// What the kernel sent or received itself.
+    pub kernel_bytes: u64,
+    /// What passed through.
+    pub forwarded_bytes: u64,
+    /// What nobody explains.
+    pub unknown_bytes: u64,
+    /// `unknown_bytes` by reason.
+    pub by_reason: Vec<(&'static str, u64)>,
+}
+
+/// A closed ledger interval.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Start of the interval.
+    pub started_at: BootTime,
+    /// End of the interval.
+    pub ended_at: BootTime,
+    /// Sent.
+    pub tx: LedgerSide,
+    /// Received.
+    pub rx: LedgerSide,
+    /// Records lost in the interval, by place.
+    pub lost: Vec<(&'static str, u64)>,
+}

@@ -1,0 +1,318 @@
+//! What the kernel, a capture or a recording reported, typed: the inputs of the core.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    flow::{ClientHello, DomainSource, Endpoint, FlowChange, Geo, Method, Transport, UnknownReason, Volume},
+    process::{FileId, ImageHash, Package, Process, ProcessKey, Script},
+    time::BootTime,
+};
+
+/// One input of [`super::pipeline::Pipeline::step`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A process ran a new image.
+    Exec(Exec),
+    /// A process was forked.
+    Fork(Fork),
+    /// The last thread of a process exited.
+    Exit(Exit),
+    /// A socket's state: at its end, or as it stood at a sweep.
+    Socket(SocketReport),
+    /// A message of DNS, mDNS or LLMNR seen on the wire.
+    Dns(DnsMessage),
+    /// A destination's name found in a flow's first bytes.
+    ServerName(ServerName),
+    /// The answer to an [`super::effect::Lookup`].
+    Answer(Answer),
+    /// A flow of a recording, already complete.
+    Recorded(FlowChange),
+    /// A sweep of all sockets is complete: sockets it did not report are gone.
+    SweepDone(BootTime),
+    /// Bytes that no socket of ours explains, or the interfaces' own counters: input of the ledger.
+    Ledger(LedgerReading),
+}
+
+/// A process ran a new image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exec {
+    /// Who.
+    pub key: ProcessKey,
+    /// When.
+    pub at: BootTime,
+    /// Its parent.
+    pub parent: ProcessKey,
+    /// Effective user.
+    pub uid: u32,
+    /// cgroup2 id.
+    pub cgroup_id: u64,
+    /// The kernel's name for it.
+    pub comm: Arc<str>,
+    /// The path given to `execve`; may be relative.
+    pub filename: Arc<str>,
+    /// Device and inode of the image.
+    pub file: FileId,
+    /// Arguments, as far as they fit the record.
+    pub arguments: Vec<Arc<str>>,
+    /// Whether the record had room for all arguments.
+    pub has_all_arguments: bool,
+}
+
+/// A process was forked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The child.
+    pub key: ProcessKey,
+    /// When.
+    pub at: BootTime,
+    /// The parent.
+    pub parent: ProcessKey,
+    /// Effective user.
+    pub uid: u32,
+    /// cgroup2 id.
+    pub cgroup_id: u64,
+    /// The kernel's name for it.
+    pub comm: Arc<str>,
+}
+
+/// The last thread of a process exited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Who.
+    pub key: ProcessKey,
+    /// When.
+    pub at: BootTime,
+    /// Wait status as in `wait(2)`.
+    pub status: i32,
+}
+
+/// A process stamped on a socket, in process context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// Who.
+    pub key: ProcessKey,
+    /// Effective user at that time.
+    pub uid: u32,
+    /// cgroup2 id.
+    pub cgroup_id: u64,
+}
+
+/// Who opened a socket's connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Opening {
+    /// This socket connected or sent first.
+    #[default]
+    Active,
+    /// This socket was accepted, or received first.
+    Passive,
+}
+
+/// Which packets a report counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SocketScope {
+    /// The socket's connection, or an unconnected socket's first peer.
+    Primary,
+    /// Another peer of an unconnected socket, or a handshake seen by a listener.
+    Peer,
+    /// Peers that found the peer table full: totals only, the tuple is unspecified.
+    Overflow,
+    /// A kernel socket's packets, after or beside any process's socket.
+    Kernel,
+}
+
+/// What a TCP socket knew at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TcpReport {
+    /// `sk_state` when the process closed it, or now (include/net/tcp_states.h); 0 where not known.
+    pub state: u8,
+    /// Whether the handshake was completed.
+    pub is_established: bool,
+    /// `sk_err`: 0, or an errno such as ECONNRESET, ECONNREFUSED, ETIMEDOUT.
+    pub error: u16,
+    /// Segments retransmitted by this side.
+    pub retransmitted: u32,
+    /// Smoothed round trip in microseconds; 0 where not known.
+    pub srtt_us: u32,
+}
+
+/// A socket's flow, as the kernel counts it: totals so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketReport {
+    /// The kernel's socket cookie.
+    pub cookie: u64,
+    /// The network namespace's cookie; 0 where not known.
+    pub netns: u64,
+    /// What the report counts.
+    pub scope: SocketScope,
+    /// When the report was taken.
+    pub at: BootTime,
+    /// First packet.
+    pub started_at: BootTime,
+    /// Whether the socket, or this peer of it, is over.
+    pub is_closed: bool,
+    /// IP protocol.
+    pub transport: Transport,
+    /// This side.
+    pub local: Endpoint,
+    /// The other side.
+    pub remote: Endpoint,
+    /// ICMP type and code of the first message.
+    pub icmp: Option<(u8, u8)>,
+    /// Who opened it.
+    pub opening: Opening,
+    /// Interface of the first packet; 0 where not known.
+    pub interface: u32,
+    /// The last process seen using it.
+    pub user: Option<Stamp>,
+    /// The process that made it.
+    pub creator: Option<Stamp>,
+    /// How `user` is known.
+    pub method: Method,
+    /// Why nobody is named, where neither `user` nor `creator` is.
+    pub unknown: Option<UnknownReason>,
+    /// Whether several processes held it and none was seen sending.
+    pub is_shared: bool,
+    /// Sent by this side.
+    pub sent: Volume,
+    /// Received by this side.
+    pub received: Volume,
+    /// Of `sent.ip_bytes`, `received.ip_bytes`: headers that segmentation offload added after, or joined before, the
+    /// point of counting.
+    pub segment_header_bytes: [u64; 2],
+    /// TCP only.
+    pub tcp: Option<TcpReport>,
+}
+
+/// Ties a DNS message or a server name to its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowRef {
+    /// The socket's cookie; 0 in a capture.
+    pub cookie: u64,
+    /// IP protocol.
+    pub transport: Transport,
+    /// Sender of the packet.
+    pub source: Endpoint,
+    /// Receiver of the packet.
+    pub destination: Endpoint,
+}
+
+/// One record of an answer section that names an address or an alias.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum DnsAnswer {
+    /// A or AAAA.
+    Address {
+        /// The record's own name.
+        name: Arc<str>,
+        /// Its address.
+        addr: IpAddr,
+        /// Seconds.
+        ttl: u32,
+    },
+    /// CNAME.
+    Alias {
+        /// The record's own name.
+        name: Arc<str>,
+        /// What it stands for.
+        target: Arc<str>,
+        /// Seconds.
+        ttl: u32,
+    },
+    /// Any other type, kept for its size.
+    Other {
+        /// Type number.
+        record_type: u16,
+        /// Bytes of record data.
+        data_bytes: u32,
+    },
+}
+
+/// A DNS message, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsMessage {
+    /// The packet's flow.
+    pub flow: FlowRef,
+    /// The process that owns the socket, where one does.
+    pub process: Option<Arc<Process>>,
+    /// When.
+    pub at: BootTime,
+    /// Transaction id.
+    pub id: u16,
+    /// Whether it is an answer.
+    pub is_response: bool,
+    /// Name asked for: lower case, no trailing dot, non-ASCII and control bytes escaped.
+    pub question: Arc<str>,
+    /// Type asked for, by number.
+    pub question_type: u16,
+    /// Response code (RFC 1035, RFC 6895).
+    pub response_code: u16,
+    /// Answer section.
+    pub answers: Vec<DnsAnswer>,
+    /// Size of the message in bytes.
+    pub message_bytes: u32,
+}
+
+/// A destination's name found in a flow's first bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerName {
+    /// The flow, source is the client.
+    pub flow: FlowRef,
+    /// When.
+    pub at: BootTime,
+    /// The name; `None` where a hello has none.
+    pub name: Option<Arc<str>>,
+    /// Where it was found.
+    pub source: DomainSource,
+    /// The hello, of TLS and QUIC.
+    pub hello: Option<Arc<ClientHello>>,
+}
+
+/// The answer to a look-up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What user space could find out about a process.
+    Process(ProcessFacts),
+    /// Country and AS of an address.
+    Geo(IpAddr, Geo),
+}
+
+/// What user space found out about a process; a `None` changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessFacts {
+    /// Whom it is about.
+    pub key: ProcessKey,
+    /// Absolute path of the image.
+    pub executable: Option<Arc<str>>,
+    /// Device and inode of the image.
+    pub file: Option<FileId>,
+    /// Hash of the image.
+    pub hash: Option<ImageHash>,
+    /// Owning package.
+    pub package: Option<Arc<Package>>,
+    /// Script, where the executable is an interpreter.
+    pub script: Option<Arc<Script>>,
+    /// Arguments joined by a space.
+    pub command_line: Option<Arc<str>>,
+    /// Name of the user.
+    pub user: Option<Arc<str>>,
+    /// Container id.
+    pub container_id: Option<Arc<str>>,
+    /// Container image.
+    pub container_image: Option<Arc<str>>,
+    /// cgroup2 path below its mount.
+    pub cgroup_path: Option<Arc<str>>,
+    /// What could not be taken and why.
+    pub missing: Option<Arc<str>>,
+}
+
+/// Readings for the ledger, taken at the close of an interval; totals since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerReading {
+    /// When.
+    pub at: BootTime,
+    /// IP-layer bytes that the interfaces in scope counted: sent, received.
+    pub interface_bytes: [u64; 2],
+    /// Of packets no socket explains, by class (`forwarded`, `kernel`, `af_packet`, `no_socket`, `non_ip`): sent, received.
+    pub unowned_bytes: Vec<(&'static str, [u64; 2])>,
+    /// Records lost, by place.
+    pub lost: Vec<(&'static str, u64)>,
+}

@@ -1,0 +1,16 @@
+//! The pure core: what the kernel or a capture reported goes in, flows, findings and alerts come out.
+//!
+//! No I/O, no clock, no tokio, no serde, no unsafe: time is an argument, a look-up is an [`effect::Effect`] whose
+//! answer comes back as an [`event::Event`]. The same inputs at the same times give the same effects.
+
+pub mod alert;
+pub mod baseline;
+pub mod decode;
+pub mod detect;
+pub mod dissect;
+pub mod effect;
+pub mod event;
+pub mod flow;
+pub mod pipeline;
+pub mod process;
+pub mod time;

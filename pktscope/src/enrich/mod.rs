@@ -1,0 +1,1 @@
+//! Look-ups that need I/O: /proc, files, packages, containers, MaxMind databases.

@@ -1,0 +1,1 @@
+//! Captures and recordings, read as events in their own time.

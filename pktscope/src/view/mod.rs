@@ -1,0 +1,1 @@
+//! Pure rows, units and formats for all front ends.
