@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    flow::{ClientHello, DomainSource, Endpoint, FlowChange, Geo, Method, Transport, UnknownReason, Volume},
+    flow::{ClientHello, Direction, DomainSource, Endpoint, FlowChange, Geo, Method, Transport, UnknownReason, Volume},
     process::{FileId, ImageHash, Package, Process, ProcessKey, Script},
     time::BootTime,
 };
@@ -19,6 +19,9 @@ pub enum Event {
     Exit(Exit),
     /// A socket's state: at its end, or as it stood at a sweep.
     Socket(SocketReport),
+    /// First payload bytes of a flow, or a DNS payload: what [`super::dissect`] makes [`Event::Dns`] and
+    /// [`Event::ServerName`] of.
+    Payload(Payload),
     /// A message of DNS, mDNS or LLMNR seen on the wire.
     Dns(DnsMessage),
     /// A destination's name found in a flow's first bytes.
@@ -196,6 +199,23 @@ pub struct FlowRef {
     pub destination: Endpoint,
 }
 
+/// A packet's payload above TCP or UDP, copied because it may name the flow's destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// The packet's flow.
+    pub flow: FlowRef,
+    /// `Egress` where this host's socket sent it, `Ingress` where it received it.
+    pub direction: Direction,
+    /// When.
+    pub at: BootTime,
+    /// TCP sequence number of the first byte; `None` of UDP.
+    pub sequence: Option<u32>,
+    /// The payload, as far as it was copied.
+    pub bytes: Arc<[u8]>,
+    /// Payload bytes of the packet that were not copied, all of them after `bytes`.
+    pub missing_bytes: u32,
+}
+
 /// One record of an answer section that names an address or an alias.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DnsAnswer {
@@ -233,6 +253,9 @@ pub struct DnsMessage {
     pub flow: FlowRef,
     /// The process that owns the socket, where one does.
     pub process: Option<Arc<Process>>,
+    /// `Egress` where this host's socket sent it, `Ingress` where it received it: on loopback a message is seen both
+    /// ways, and a question that came in was asked by somebody else than `process`.
+    pub direction: Direction,
     /// When.
     pub at: BootTime,
     /// Transaction id.
