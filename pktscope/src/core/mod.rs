@@ -8,6 +8,7 @@ pub mod baseline;
 pub mod decode;
 pub mod detect;
 pub mod dissect;
+pub mod dns_words;
 pub mod effect;
 pub mod event;
 pub mod flow;

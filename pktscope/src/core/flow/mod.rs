@@ -1,5 +1,7 @@
 //! Flows: the type every later stage works on, and the tracker that makes it from packets or socket reports.
 
+mod names;
+
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
