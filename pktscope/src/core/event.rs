@@ -327,15 +327,28 @@ pub struct ProcessFacts {
     pub missing: Option<Arc<str>>,
 }
 
-/// Readings for the ledger, taken at the close of an interval; totals since the agent started.
+/// One interface's own counters around a sweep, in IP-layer bytes since the interface came up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceReading {
+    /// Interface index in the agent's network namespace.
+    pub index: u32,
+    /// Whether it counts what goes on the wire after segmentation (hardware), or super-packets once (software devices).
+    pub has_wire_segments: bool,
+    /// Sent and received just before the sockets were swept.
+    pub before: [u64; 2],
+    /// Sent and received just after.
+    pub after: [u64; 2],
+}
+
+/// Readings for the ledger, taken at the close of an interval.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LedgerReading {
     /// When.
     pub at: BootTime,
-    /// IP-layer bytes that the interfaces in scope counted: sent, received.
-    pub interface_bytes: [u64; 2],
-    /// Of packets no socket explains, by class (`forwarded`, `kernel`, `af_packet`, `no_socket`, `non_ip`): sent, received.
+    /// The interfaces in scope.
+    pub interfaces: Vec<InterfaceReading>,
+    /// Totals of packets no socket explains, by class (`forwarded`, `kernel`, or a reason for unknown): sent, received.
     pub unowned_bytes: Vec<(&'static str, [u64; 2])>,
-    /// Records lost, by place.
+    /// Records lost since the agent started, by place.
     pub lost: Vec<(&'static str, u64)>,
 }

@@ -12,6 +12,7 @@ pub mod dns_words;
 pub mod effect;
 pub mod event;
 pub mod flow;
+pub mod ledger;
 pub mod pipeline;
 pub mod process;
 pub mod time;

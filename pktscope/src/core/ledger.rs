@@ -1,0 +1,346 @@
+//! The ledger: for each interval and direction, what the interfaces carried against who explains it.
+//!
+//! In come the growth of each socket's counters and, at the close of an interval, the interfaces' own counters. Out
+//! comes a row in which `interface = attributed + kernel + forwarded + unknown` always holds. It never guesses an owner.
+//!
+//! Traffic goes on while counters are read, so the interfaces are read before and after the sockets. Everything is
+//! compared as totals since the start: what one reading could not yet tell, the next one settles.
+
+use std::collections::BTreeMap;
+
+use super::{
+    effect::{Ledger, LedgerSide},
+    event::{InterfaceReading, LedgerReading},
+    time::BootTime,
+};
+
+/// Bytes that an interface counted and nothing else saw.
+pub const NOT_SEEN_BY_SENSOR: &str = "not_seen_by_sensor";
+/// Bytes of sockets whose owner is not known.
+pub const OWNER_UNKNOWN: &str = "owner_unknown";
+
+/// Sent, then received.
+const WAYS: [usize; 2] = [0, 1];
+
+/// Whose bytes a growth is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LedgerClass {
+    /// A process owns them.
+    Attributed,
+    /// The kernel's own.
+    Kernel,
+    /// A socket whose owner is not known.
+    Unknown,
+}
+
+/// How much a socket's counters grew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// Wire bytes: sent, received.
+    pub wire_bytes: [u64; 2],
+    /// Of those, headers that segmentation offload adds after, or joins before, the point of counting.
+    pub segment_header_bytes: [u64; 2],
+}
+
+/// Growth of one class on one interface since the last close.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    wire: [u64; 2],
+    headers: [u64; 2],
+}
+
+impl Tally {
+    fn add(&mut self, growth: &Growth) {
+        for way in WAYS {
+            self.wire[way] = self.wire[way].saturating_add(growth.wire_bytes[way]);
+            self.headers[way] = self.headers[way].saturating_add(growth.segment_header_bytes[way]);
+        }
+    }
+
+    fn as_counted(&self, way: usize, has_wire_segments: bool) -> u64 {
+        if has_wire_segments { self.wire[way] } else { self.wire[way].saturating_sub(self.headers[way]) }
+    }
+}
+
+/// One direction's totals since the start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Balance {
+    /// Carried by interfaces that are gone or were reset.
+    settled: u64,
+    /// Explained, less what was written off as counted twice.
+    explained: u64,
+    /// Found unknown because nothing but the interface saw it.
+    unseen: u64,
+    /// How far explained was ahead of the interfaces at the last close.
+    ahead: u64,
+}
+
+/// What one class is worth in an interval.
+#[derive(Debug, Default)]
+struct Explained {
+    attributed: u64,
+    kernel: u64,
+    forwarded: u64,
+    by_reason: Vec<(&'static str, u64)>,
+}
+
+impl Explained {
+    fn unknown(&self) -> u64 {
+        self.by_reason.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn total(&self) -> u64 {
+        self.attributed + self.kernel + self.forwarded + self.unknown()
+    }
+}
+
+/// Collects growth between closes. Cost: a growth is one look-up; a close is linear in interfaces and reasons.
+#[derive(Debug, Default)]
+pub struct LedgerBook {
+    opened_at: Option<BootTime>,
+    tallies: BTreeMap<(u32, LedgerClass), Tally>,
+    /// Counters where each interface's share of the totals begins.
+    bases: BTreeMap<u32, [u64; 2]>,
+    /// Counters at the last close.
+    latest: BTreeMap<u32, [u64; 2]>,
+    unowned: BTreeMap<&'static str, [u64; 2]>,
+    lost: BTreeMap<&'static str, u64>,
+    balances: [Balance; 2],
+}
+
+impl LedgerBook {
+    /// Adds what a socket's counters grew by, on the interface that its packets use.
+    pub fn grow(&mut self, interface: u32, class: LedgerClass, growth: &Growth) {
+        self.tallies.entry((interface, class)).or_default().add(growth);
+    }
+
+    /// Closes the interval; `None` for the first reading, which only sets where the totals begin.
+    pub fn close(&mut self, reading: &LedgerReading) -> Option<Ledger> {
+        let ledger = match self.opened_at.replace(reading.at) {
+            Some(started_at) => Some(self.settle(reading, started_at)),
+            None => {
+                self.bases = reading.interfaces.iter().map(|one| (one.index, one.after)).collect();
+                None
+            }
+        };
+        self.tallies.clear();
+        self.latest = reading.interfaces.iter().map(|one| (one.index, one.after)).collect();
+        self.unowned = reading.unowned_bytes.iter().copied().collect();
+        self.lost = reading.lost.iter().copied().collect();
+        ledger
+    }
+
+    fn settle(&mut self, reading: &LedgerReading, started_at: BootTime) -> Ledger {
+        self.settle_gone_interfaces(reading);
+        let [tx, rx] = WAYS.map(|way| self.close_side(reading, way));
+        Ledger { started_at, ended_at: reading.at, tx, rx, lost: self.lost_since(reading) }
+    }
+
+    /// Moves what an interface carried into the settled total where it is gone or its counters went back.
+    fn settle_gone_interfaces(&mut self, reading: &LedgerReading) {
+        let is_continued = |index: u32, latest: [u64; 2]| {
+            let present = reading.interfaces.iter().find(|one| one.index == index);
+            present.is_some_and(|one| WAYS.iter().all(|&way| one.after[way] >= latest[way]))
+        };
+        for (&index, &latest) in &self.latest {
+            if is_continued(index, latest) {
+                continue;
+            }
+            let base = self.bases.remove(&index).unwrap_or_default();
+            for way in WAYS {
+                self.balances[way].settled += latest[way].saturating_sub(base[way]);
+            }
+        }
+    }
+
+    fn close_side(&mut self, reading: &LedgerReading, way: usize) -> LedgerSide {
+        let mut explained = self.explained(reading, way);
+        let balance = &mut self.balances[way];
+        balance.explained += explained.total();
+        let total = balance.explained + balance.unseen;
+        let carried = |counter: fn(&InterfaceReading) -> [u64; 2]| -> u64 {
+            let one = |one: &InterfaceReading| {
+                counter(one)[way].saturating_sub(self.bases.get(&one.index).map_or(0, |base| base[way]))
+            };
+            balance.settled + reading.interfaces.iter().map(one).sum::<u64>()
+        };
+        let unseen = carried(|one| one.before).saturating_sub(total);
+        let ahead = total.saturating_sub(carried(|one| one.after));
+        balance.unseen += unseen;
+        if unseen > 0 {
+            explained.by_reason.push((NOT_SEEN_BY_SENSOR, unseen));
+        }
+        // Ahead twice running is no race between two readings: something counted the same packet twice.
+        let counted_twice = ahead.min(balance.ahead);
+        balance.explained -= counted_twice.min(balance.explained);
+        balance.ahead = ahead - counted_twice;
+        into_side(explained, counted_twice)
+    }
+
+    fn explained(&self, reading: &LedgerReading, way: usize) -> Explained {
+        let mut explained = self.unowned_since(reading, way);
+        explained.attributed += self.tallied(reading, way, LedgerClass::Attributed);
+        explained.kernel += self.tallied(reading, way, LedgerClass::Kernel);
+        match self.tallied(reading, way, LedgerClass::Unknown) {
+            0 => {}
+            bytes => explained.by_reason.push((OWNER_UNKNOWN, bytes)),
+        }
+        explained
+    }
+
+    fn tallied(&self, reading: &LedgerReading, way: usize, class: LedgerClass) -> u64 {
+        let counted = |one: &InterfaceReading| {
+            self.tallies.get(&(one.index, class)).map_or(0, |tally| tally.as_counted(way, one.has_wire_segments))
+        };
+        reading.interfaces.iter().map(counted).sum()
+    }
+
+    /// Packets without a socket since the last close: the kernel's, forwarded, and unknown by reason.
+    fn unowned_since(&self, reading: &LedgerReading, way: usize) -> Explained {
+        let mut explained = Explained::default();
+        for (class, totals) in &reading.unowned_bytes {
+            let before = self.unowned.get(class).map_or(0, |totals| totals[way]);
+            match (*class, totals[way].saturating_sub(before)) {
+                (_, 0) => {}
+                ("kernel" | "non_ip", bytes) => explained.kernel += bytes,
+                ("forwarded", bytes) => explained.forwarded += bytes,
+                ("af_packet", bytes) => explained.attributed += bytes,
+                (reason, bytes) => explained.by_reason.push((reason, bytes)),
+            }
+        }
+        explained
+    }
+
+    fn lost_since(&self, reading: &LedgerReading) -> Vec<(&'static str, u64)> {
+        let since = |(place, count): &(&'static str, u64)| {
+            (*place, count.saturating_sub(self.lost.get(place).copied().unwrap_or(0)))
+        };
+        reading.lost.iter().map(since).collect()
+    }
+}
+
+fn into_side(explained: Explained, counted_twice_bytes: u64) -> LedgerSide {
+    LedgerSide {
+        interface_bytes: explained.total(),
+        attributed_bytes: explained.attributed,
+        kernel_bytes: explained.kernel,
+        forwarded_bytes: explained.forwarded,
+        unknown_bytes: explained.unknown(),
+        by_reason: explained.by_reason,
+        counted_twice_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ETH: u32 = 2;
+
+    fn reading(at: u64, before: u64, after: u64) -> LedgerReading {
+        LedgerReading {
+            at: BootTime(at),
+            interfaces: vec![InterfaceReading {
+                index: ETH,
+                has_wire_segments: true,
+                before: [before, 0],
+                after: [after, 0],
+            }],
+            ..LedgerReading::default()
+        }
+    }
+
+    fn sent(bytes: u64) -> Growth {
+        Growth { wire_bytes: [bytes, 0], segment_header_bytes: [0, 0] }
+    }
+
+    fn opened() -> LedgerBook {
+        let mut book = LedgerBook::default();
+        assert_eq!(book.close(&reading(0, 1_000, 1_000)), None);
+        book
+    }
+
+    fn assert_adds_up(side: &LedgerSide) {
+        let parts = side.attributed_bytes + side.kernel_bytes + side.forwarded_bytes + side.unknown_bytes;
+        assert_eq!(side.interface_bytes, parts);
+        assert_eq!(side.unknown_bytes, side.by_reason.iter().map(|(_, bytes)| bytes).sum::<u64>());
+    }
+
+    #[test]
+    fn what_the_sockets_explain_is_attributed() {
+        let mut book = opened();
+        book.grow(ETH, LedgerClass::Attributed, &sent(300));
+        book.grow(ETH, LedgerClass::Kernel, &sent(40));
+        book.grow(1, LedgerClass::Attributed, &sent(9_999));
+        let ledger = book.close(&reading(10, 1_340, 1_340)).expect("second close");
+        assert_adds_up(&ledger.tx);
+        assert_eq!((ledger.tx.attributed_bytes, ledger.tx.kernel_bytes, ledger.tx.unknown_bytes), (300, 40, 0));
+    }
+
+    #[test]
+    fn what_only_the_interface_saw_is_unknown() {
+        let mut book = opened();
+        book.grow(ETH, LedgerClass::Attributed, &sent(300));
+        let ledger = book.close(&reading(10, 1_800, 1_800)).expect("second close");
+        assert_adds_up(&ledger.tx);
+        assert_eq!(ledger.tx.by_reason, [(NOT_SEEN_BY_SENSOR, 500)]);
+    }
+
+    #[test]
+    fn traffic_between_two_readings_is_neither_unknown_nor_counted_twice() {
+        let mut book = opened();
+        book.grow(ETH, LedgerClass::Attributed, &sent(500));
+        let first = book.close(&reading(10, 1_300, 1_700)).expect("second close");
+        assert_eq!((first.tx.unknown_bytes, first.tx.counted_twice_bytes), (0, 0));
+        book.grow(ETH, LedgerClass::Attributed, &sent(500));
+        let second = book.close(&reading(20, 2_000, 2_000)).expect("third close");
+        assert_eq!((second.tx.unknown_bytes, second.tx.counted_twice_bytes), (0, 0));
+        assert_eq!(first.tx.interface_bytes + second.tx.interface_bytes, 1_000);
+    }
+
+    #[test]
+    fn bytes_explained_twice_are_said_and_do_not_hide_unknown_ones_for_ever() {
+        let mut book = opened();
+        book.grow(ETH, LedgerClass::Attributed, &sent(200));
+        book.close(&reading(10, 1_100, 1_100)).expect("second close");
+        let second = book.close(&reading(20, 1_100, 1_100)).expect("third close");
+        assert_eq!(second.tx.counted_twice_bytes, 100);
+        let third = book.close(&reading(30, 1_150, 1_150)).expect("fourth close");
+        assert_eq!(third.tx.by_reason, [(NOT_SEEN_BY_SENSOR, 50)]);
+    }
+
+    #[test]
+    fn a_software_device_counts_a_super_packet_once() {
+        let mut book = opened();
+        let growth = Growth { wire_bytes: [1_104, 0], segment_header_bytes: [104, 0] };
+        book.grow(ETH, LedgerClass::Attributed, &growth);
+        let mut closing = reading(10, 2_000, 2_000);
+        closing.interfaces[0].has_wire_segments = false;
+        let ledger = book.close(&closing).expect("second close");
+        assert_eq!((ledger.tx.attributed_bytes, ledger.tx.unknown_bytes), (1_000, 0));
+    }
+
+    #[test]
+    fn an_interface_that_goes_keeps_what_it_carried() {
+        let mut book = opened();
+        book.grow(ETH, LedgerClass::Attributed, &sent(100));
+        book.close(&reading(10, 1_100, 1_100)).expect("second close");
+        let none = LedgerReading { at: BootTime(20), ..LedgerReading::default() };
+        let gone = book.close(&none).expect("third close");
+        assert_adds_up(&gone.tx);
+        assert_eq!((gone.tx.interface_bytes, gone.tx.counted_twice_bytes), (0, 0));
+        book.grow(3, LedgerClass::Attributed, &sent(70));
+        let mut back = reading(30, 70, 70);
+        back.interfaces[0].index = 3;
+        let ledger = book.close(&back).expect("fourth close");
+        assert_eq!((ledger.tx.attributed_bytes, ledger.tx.unknown_bytes), (70, 0));
+    }
+
+    #[test]
+    fn losses_are_those_of_the_interval() {
+        let mut book = LedgerBook::default();
+        let with = |at, count| LedgerReading { lost: vec![("ring_full", count)], ..reading(at, 0, 0) };
+        book.close(&with(0, 5));
+        assert_eq!(book.close(&with(10, 12)).expect("second close").lost, [("ring_full", 7)]);
+    }
+}
