@@ -340,13 +340,24 @@ pub struct InterfaceReading {
     pub after: [u64; 2],
 }
 
+/// A device whose packets leave by an interface in scope, with no IP header added on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackedInterface {
+    /// Interface index in the agent's network namespace.
+    pub index: u32,
+    /// As of the interface below.
+    pub has_wire_segments: bool,
+}
+
 /// Readings for the ledger, taken at the close of an interval.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LedgerReading {
     /// When.
     pub at: BootTime,
-    /// The interfaces in scope.
+    /// The interfaces in scope: each wire once, stacked devices left out.
     pub interfaces: Vec<InterfaceReading>,
+    /// Devices stacked on those (bond, bridge, VLAN …): sockets that use them reach an interface in scope.
+    pub stacked: Vec<StackedInterface>,
     /// Totals of packets no socket explains, by class (`forwarded`, `kernel`, or a reason for unknown): sent, received.
     pub unowned_bytes: Vec<(&'static str, [u64; 2])>,
     /// Records lost since the agent started, by place.

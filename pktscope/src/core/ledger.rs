@@ -189,10 +189,12 @@ impl LedgerBook {
     }
 
     fn tallied(&self, reading: &LedgerReading, way: usize, class: LedgerClass) -> u64 {
-        let counted = |one: &InterfaceReading| {
-            self.tallies.get(&(one.index, class)).map_or(0, |tally| tally.as_counted(way, one.has_wire_segments))
+        let counted = |(index, has_wire_segments): (u32, bool)| {
+            self.tallies.get(&(index, class)).map_or(0, |tally| tally.as_counted(way, has_wire_segments))
         };
-        reading.interfaces.iter().map(counted).sum()
+        let below = reading.interfaces.iter().map(|one| (one.index, one.has_wire_segments));
+        let above = reading.stacked.iter().map(|one| (one.index, one.has_wire_segments));
+        below.chain(above).map(counted).sum()
     }
 
     /// Packets without a socket since the last close: the kernel's, forwarded, and unknown by reason.
@@ -318,6 +320,16 @@ mod tests {
         closing.interfaces[0].has_wire_segments = false;
         let ledger = book.close(&closing).expect("second close");
         assert_eq!((ledger.tx.attributed_bytes, ledger.tx.unknown_bytes), (1_000, 0));
+    }
+
+    #[test]
+    fn a_socket_on_a_stacked_device_counts_on_the_interface_below() {
+        let mut book = opened();
+        book.grow(7, LedgerClass::Attributed, &sent(120));
+        let mut closing = reading(10, 1_120, 1_120);
+        closing.stacked.push(crate::core::event::StackedInterface { index: 7, has_wire_segments: true });
+        let ledger = book.close(&closing).expect("second close");
+        assert_eq!((ledger.tx.attributed_bytes, ledger.tx.unknown_bytes), (120, 0));
     }
 
     #[test]

@@ -1,1 +1,2 @@
 //! Loads and attaches the kernel programs, reads their records.
+pub mod interfaces;

@@ -1,0 +1,247 @@
+//! The interfaces' own counters, by rtnetlink: what the ledger is reconciled with.
+//!
+//! Each wire counts once. In scope are hardware devices, and the software ones at which packets leave this network
+//! namespace (veth, netkit, dummy) unless they are ports of a bridge or bond. Bond, bridge, VLAN and their like add no
+//! IP bytes, so what uses them counts at the device below. Tunnels are left out: their outer packets count.
+
+use std::{collections::BTreeMap, io};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Stats64},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use crate::core::event::{InterfaceReading, StackedInterface};
+
+/// Bytes of an Ethernet header (include/uapi/linux/if_ether.h, ETH_HLEN); what devices count on top of IP.
+const ETHERNET_HEADER_BYTES: u64 = 14;
+/// Room for one netlink datagram of a dump (net/core/rtnetlink.c asks for at most 32 KiB).
+const DATAGRAM_BYTES: usize = 32 * 1024;
+
+/// Why the interfaces' counters could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    /// The netlink conversation failed.
+    #[error("failed to {operation} the interface list over netlink")]
+    Netlink {
+        /// What was being done.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's answer could not be parsed.
+    #[error("failed to parse the kernel's interface list: {0}")]
+    Malformed(String),
+}
+
+/// A network device as the ledger sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// What it stands on.
+    pub role: Role,
+    /// Whether its counters are of wire segments (see [`InterfaceReading::has_wire_segments`]).
+    pub has_wire_segments: bool,
+    /// IP-layer bytes sent and received since it came up.
+    pub bytes: [u64; 2],
+}
+
+/// What a device is to the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Packets leave the network namespace here.
+    Wire,
+    /// Packets go on to the device below without another IP header.
+    Stacked {
+        /// The device below, where the kernel names it.
+        below: Option<u32>,
+    },
+    /// Loopback, tunnels, ports of a bridge that lead back inside.
+    Aside,
+}
+
+/// Lists the devices of the calling thread's network namespace.
+pub fn list() -> Result<Vec<Device>, InterfaceError> {
+    let failed = |operation| move |source| InterfaceError::Netlink { operation, source };
+    let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("ask for"))?;
+    socket.bind_auto().map_err(failed("ask for"))?;
+    socket.connect(&SocketAddr::new(0, 0)).map_err(failed("ask for"))?;
+    socket.send(&dump_request(), 0).map_err(failed("ask for"))?;
+    let mut links = Vec::new();
+    let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
+    loop {
+        buffer.clear();
+        socket.recv(&mut buffer, 0).map_err(failed("read"))?;
+        if take_datagram(&buffer, &mut links)? {
+            return Ok(into_devices(&links));
+        }
+    }
+}
+
+fn dump_request() -> Vec<u8> {
+    let mut message = NetlinkMessage::new(
+        NetlinkHeader::default(),
+        NetlinkPayload::from(RouteNetlinkMessage::GetLink(LinkMessage::default())),
+    );
+    message.header.flags = NLM_F_DUMP | NLM_F_REQUEST;
+    message.header.sequence_number = 1;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Adds one datagram's links; true at the end of the dump.
+fn take_datagram(mut bytes: &[u8], links: &mut Vec<LinkMessage>) -> Result<bool, InterfaceError> {
+    while !bytes.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
+            .map_err(|error| InterfaceError::Malformed(error.to_string()))?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => {
+                return Err(InterfaceError::Netlink { operation: "read", source: error.to_io() });
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links.push(link),
+            _ => {}
+        }
+        let length = usize::try_from(message.header.length).unwrap_or(0).max(1).next_multiple_of(4);
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+fn into_devices(links: &[LinkMessage]) -> Vec<Device> {
+    let mut devices: Vec<Device> = links.iter().map(to_device).collect();
+    let below: BTreeMap<u32, bool> = devices
+        .iter()
+        .filter(|device| device.role == Role::Wire)
+        .map(|device| (device.index, device.has_wire_segments))
+        .collect();
+    let ports = wire_ports(links, &below);
+    for device in &mut devices {
+        if let Role::Stacked { below: named } = device.role {
+            let lower = named.filter(|index| below.contains_key(index)).or_else(|| ports.get(&device.index).copied());
+            device.role = lower.map_or(Role::Aside, |index| Role::Stacked { below: Some(index) });
+            device.has_wire_segments = lower.and_then(|index| below.get(&index).copied()).unwrap_or(false);
+        }
+    }
+    devices
+}
+
+/// For each bridge, bond or team: one of its ports that is a wire.
+fn wire_ports(links: &[LinkMessage], wires: &BTreeMap<u32, bool>) -> BTreeMap<u32, u32> {
+    let port = |link: &LinkMessage| {
+        let controller = controller(link)?;
+        wires.contains_key(&link.header.index).then_some((controller, link.header.index))
+    };
+    links.iter().filter_map(port).collect()
+}
+
+fn to_device(link: &LinkMessage) -> Device {
+    let kind = kind(link);
+    let layer = link.header.link_layer_type;
+    let role = match (layer, kind) {
+        (LinkLayerType::Loopback, _) => Role::Aside,
+        (_, None) => Role::Wire,
+        (_, Some(InfoKind::Veth | InfoKind::Netkit | InfoKind::Dummy)) if controller(link).is_none() => Role::Wire,
+        (_, Some(InfoKind::Bridge | InfoKind::Bond | InfoKind::Team)) => Role::Stacked { below: None },
+        (_, Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::MacVtap | InfoKind::IpVlan | InfoKind::IpVtap)) => {
+            Role::Stacked { below: attribute(link, |it| if let LinkAttribute::Link(i) = it { Some(*i) } else { None }) }
+        }
+        _ => Role::Aside,
+    };
+    Device {
+        index: link.header.index,
+        name: attribute(link, |it| if let LinkAttribute::IfName(name) = it { Some(name.clone()) } else { None })
+            .unwrap_or_default(),
+        mtu: attribute(link, |it| if let LinkAttribute::Mtu(mtu) = it { Some(*mtu) } else { None }).unwrap_or(0),
+        role,
+        has_wire_segments: kind.is_none() && !is_virtio(link),
+        bytes: ip_bytes(link),
+    }
+}
+
+/// Counted bytes less the link-layer header of each packet.
+fn ip_bytes(link: &LinkMessage) -> [u64; 2] {
+    let header = if link.header.link_layer_type == LinkLayerType::Ether { ETHERNET_HEADER_BYTES } else { 0 };
+    let counted = |stats: &Stats64| {
+        [(stats.tx_bytes, stats.tx_packets), (stats.rx_bytes, stats.rx_packets)]
+            .map(|(bytes, packets)| bytes.saturating_sub(packets.saturating_mul(header)))
+    };
+    attribute(link, |it| if let LinkAttribute::Stats64(stats) = it { Some(counted(stats)) } else { None })
+        .unwrap_or_default()
+}
+
+fn attribute<T>(link: &LinkMessage, pick: impl Fn(&LinkAttribute) -> Option<T>) -> Option<T> {
+    link.attributes.iter().find_map(pick)
+}
+
+/// The kind of a software device; hardware has none.
+fn kind(link: &LinkMessage) -> Option<&InfoKind> {
+    let infos =
+        link.attributes.iter().find_map(|it| if let LinkAttribute::LinkInfo(i) = it { Some(i) } else { None })?;
+    infos.iter().find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind) } else { None })
+}
+
+/// virtio-net hands super-packets to the host and counts each once (drivers/net/virtio_net.c, `__free_old_xmit`).
+fn is_virtio(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|it| matches!(it, LinkAttribute::ParentDevBusName(bus) if bus == "virtio"))
+}
+
+fn controller(link: &LinkMessage) -> Option<u32> {
+    attribute(link, |it| if let LinkAttribute::Controller(index) = it { Some(*index) } else { None })
+}
+
+/// Joins the lists read before and after a sweep into the ledger's readings.
+pub fn readings(before: &[Device], after: &[Device]) -> (Vec<InterfaceReading>, Vec<StackedInterface>) {
+    let earlier: BTreeMap<u32, [u64; 2]> = before.iter().map(|device| (device.index, device.bytes)).collect();
+    let wire = |device: &Device| InterfaceReading {
+        index: device.index,
+        has_wire_segments: device.has_wire_segments,
+        before: earlier.get(&device.index).copied().unwrap_or(device.bytes),
+        after: device.bytes,
+    };
+    let stacked =
+        |device: &Device| StackedInterface { index: device.index, has_wire_segments: device.has_wire_segments };
+    (
+        after.iter().filter(|device| device.role == Role::Wire).map(wire).collect(),
+        after.iter().filter(|device| matches!(device.role, Role::Stacked { .. })).map(stacked).collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_listed_and_left_aside() {
+        let devices = list().expect("rtnetlink answers without privileges");
+        let lo = devices.iter().find(|device| device.name == "lo").expect("every namespace has lo");
+        assert_eq!((lo.role, lo.mtu > 0), (Role::Aside, true));
+    }
+
+    #[test]
+    fn counters_are_the_ones_that_sysfs_shows_less_the_link_header() {
+        let read = |name: &str, file: &str| -> u64 {
+            let path = format!("/sys/class/net/{name}/statistics/{file}");
+            std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        };
+        for device in list().expect("rtnetlink answers").iter().filter(|device| device.role == Role::Wire) {
+            // Traffic may go on: bytes read first and packets second can only be too low, the other way too high.
+            let packets = read(&device.name, "tx_packets");
+            let most = read(&device.name, "tx_bytes").saturating_sub(packets * ETHERNET_HEADER_BYTES);
+            assert!(device.bytes[0] <= most, "{device:?}: sysfs says {most}");
+            let again = list().expect("rtnetlink answers");
+            let later = again.iter().find(|one| one.index == device.index).expect("the device is still there");
+            assert!(later.bytes[0] >= device.bytes[0] && later.bytes[0] + device.bytes[0] > 0 || most == 0);
+        }
+    }
+}
