@@ -1,0 +1,63 @@
+//! What this machine can do, and skipping aloud what it can't.
+
+use std::{fs, process::Command};
+
+/// Returns from the test, aloud, where `$reason` (an `Option<String>`) is given.
+#[macro_export]
+macro_rules! skip_if {
+    ($reason:expr) => {
+        if let Some(reason) = $reason {
+            println!("SKIPPED: {}:{}: {reason}", file!(), line!());
+            return;
+        }
+    };
+}
+
+/// Why no end-to-end test can run here.
+pub fn missing_privilege() -> Option<String> {
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return Some("needs root: run `cargo xtask e2e`".into());
+    }
+    if !fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false) {
+        return Some("the kernel has no BTF (/sys/kernel/btf/vmlinux)".into());
+    }
+    missing_program("ip")
+}
+
+/// Why a test that needs `program` can't run here.
+pub fn missing_program(program: &str) -> Option<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    (!found).then(|| format!("`{program}` is not installed"))
+}
+
+/// Why a test that needs this kind of socket can't run here.
+pub fn missing_socket(name: &str, domain: i32, kind: i32, protocol: i32) -> Option<String> {
+    // SAFETY: socket takes three integers.
+    let fd = unsafe { libc::socket(domain, kind, protocol) };
+    if fd < 0 {
+        return Some(format!("this kernel has no {name} sockets: {}", std::io::Error::last_os_error()));
+    }
+    // SAFETY: the descriptor was opened above and is used nowhere else.
+    unsafe { libc::close(fd) };
+    None
+}
+
+/// Why a test that needs a kernel of at least this version can't run here.
+pub fn older_than(major: u32, minor: u32) -> Option<String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut parts = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let running = (parts.next()?, parts.next()?);
+    (running < (major, minor)).then(|| format!("needs Linux {major}.{minor}, this is {}", release.trim()))
+}
+
+/// Runs a command to its end and gives its standard output.
+///
+/// # Panics
+/// Where it can't be run or fails, with its standard error.
+pub fn output_of(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("failed to run {command:?}: {error}"));
+    assert!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
