@@ -18,3 +18,6 @@ pub mod cli;
 
 pub mod clock;
 pub mod config;
+
+#[cfg(test)]
+mod captures;

@@ -5,10 +5,12 @@
 
 pub mod alert;
 pub mod baseline;
+pub mod community_id;
 pub mod decode;
 pub mod detect;
 pub mod dissect;
 pub mod dns_words;
+pub mod domain;
 pub mod effect;
 pub mod event;
 pub mod flow;

@@ -181,6 +181,8 @@ pub struct Domain {
     pub source: DomainSource,
     /// When it was learned.
     pub learned_at: BootTime,
+    /// How many names the address stood for at that time, this one included: 1 where the name is certain.
+    pub candidates: u32,
     /// Another source's different name, kept beside it.
     pub disagreeing: Option<(Arc<str>, DomainSource)>,
 }
