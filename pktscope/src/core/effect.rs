@@ -35,20 +35,44 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// All that `/proc` and the file system say of a process.
-    Process {
-        /// Who.
-        key: ProcessKey,
-        /// The path given to `execve`, where known.
-        filename: Arc<str>,
-        /// Device and inode of its image, where known.
-        file: Option<FileId>,
-        /// cgroup2 id, 0 where not known.
-        cgroup_id: u64,
-        /// User, where known.
-        uid: Option<u32>,
-    },
+    Process(ProcessLookup),
     /// Country and AS of an address.
     Geo(IpAddr),
+}
+
+/// How much to find out about a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LookupDepth {
+    /// Which file it runs, while it can be seen.
+    #[default]
+    Image,
+    /// That, and the file's hash and package, the script's hash, the user's name and the container.
+    Full,
+}
+
+/// A question about a process, with what the kernel told of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessLookup {
+    /// Who.
+    pub key: ProcessKey,
+    /// Which of its images, counted from 0; handed back in the answer.
+    pub image: u32,
+    /// How much is asked.
+    pub depth: LookupDepth,
+    /// Absolute path of the image where an earlier answer gave it, else empty.
+    pub executable: Arc<str>,
+    /// The path given to `execve`, empty where not known.
+    pub filename: Arc<str>,
+    /// Device and inode of its image, where known.
+    pub file: Option<FileId>,
+    /// Arguments, each ended by a NUL as in `/proc/PID/cmdline`; empty where not known.
+    pub arguments: Arc<str>,
+    /// The parent, where known.
+    pub parent: Option<ProcessKey>,
+    /// cgroup2 id, 0 where not known.
+    pub cgroup_id: u64,
+    /// User, where known.
+    pub uid: Option<u32>,
 }
 
 /// One direction of a closed ledger interval, in IP-layer bytes.

@@ -11,6 +11,8 @@ use super::{
 /// One input of [`super::pipeline::Pipeline::step`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A process that was there before the agent.
+    Running(Running),
     /// A process ran a new image.
     Exec(Exec),
     /// A process was forked.
@@ -34,6 +36,27 @@ pub enum Event {
     SweepDone(BootTime),
     /// Bytes that no socket of ours explains, or the interfaces' own counters: input of the ledger.
     Ledger(LedgerReading),
+}
+
+/// A process that was there before the agent, as `/proc` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// Who; the start time is exact to the tick of 10 ms that `/proc` gives.
+    pub key: ProcessKey,
+    /// Its parent, where it has one.
+    pub parent: Option<ProcessKey>,
+    /// Effective user.
+    pub uid: u32,
+    /// The kernel's name for it.
+    pub comm: Arc<str>,
+    /// Absolute path of the image; empty where it could not be read.
+    pub executable: Arc<str>,
+    /// Device and inode of the image.
+    pub file: Option<FileId>,
+    /// Arguments.
+    pub arguments: Vec<Arc<str>>,
+    /// Whether it is a thread of the kernel, which has no image.
+    pub is_kernel_thread: bool,
 }
 
 /// A process ran a new image.
@@ -303,6 +326,16 @@ pub enum Answer {
 pub struct ProcessFacts {
     /// Whom it is about.
     pub key: ProcessKey,
+    /// Which of its images: [`super::effect::ProcessLookup::image`] of the question.
+    pub image: u32,
+    /// The kernel's 16-byte name.
+    pub comm: Option<Arc<str>>,
+    /// The parent's key.
+    pub parent: Option<ProcessKey>,
+    /// Effective user.
+    pub uid: Option<u32>,
+    /// Whether it turned out to be a thread of the kernel.
+    pub is_kernel_thread: bool,
     /// Absolute path of the image.
     pub executable: Option<Arc<str>>,
     /// Device and inode of the image.

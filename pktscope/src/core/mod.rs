@@ -4,6 +4,7 @@
 //! answer comes back as an [`event::Event`]. The same inputs at the same times give the same effects.
 
 pub mod alert;
+pub mod attribute;
 pub mod baseline;
 pub mod community_id;
 pub mod decode;

@@ -1,8 +1,26 @@
 //! Processes: what identifies one, and the table of those that own sockets and their ancestors.
+//!
+//! Execs, forks and exits go into a [`ProcessTable`]; a socket's stamp comes out as an [`Arc<Process>`]. What only
+//! `/proc` and the file system know is asked for with [`super::effect::Lookup::Process`].
 
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::time::BootTime;
+
+mod entry;
+mod image;
+pub mod interpreter;
+mod lineage;
+mod strings;
+mod table;
+
+pub use table::{ProcessCounters, ProcessLimits, ProcessTable};
+
+/// Nanoseconds of the tick that `/proc/PID/stat` gives start times in: `USER_HZ` is 100 on every architecture that
+/// runs this agent (include/asm-generic/param.h).
+pub const START_TICK_NANOS: u64 = 10_000_000;
 
 /// What tells one process from every other of this boot: pids are reused, so the start time is part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,6 +31,38 @@ pub struct ProcessKey {
     pub started_at: BootTime,
 }
 
+impl ProcessKey {
+    /// The same key with its start time cut to the tick that `/proc` gives, so that both sources agree.
+    ///
+    /// `/proc` divides the same nanoseconds by the tick and drops the rest (kernel/time/time.c, nsec_to_clock_t); a pid
+    /// cannot be used twice within one tick, as pids are given out in a circle.
+    pub fn rounded(self) -> Self {
+        Self { pid: self.pid, started_at: BootTime(self.started_at.0 / START_TICK_NANOS * START_TICK_NANOS) }
+    }
+
+    /// Whether both keys name one process, however exact their start times are.
+    pub fn is_same(self, other: Self) -> bool {
+        self.rounded() == other.rounded()
+    }
+
+    /// An id that stays the same over restarts of the agent: 32 hexadecimal digits of a SHA-256 over boot id, pid and
+    /// start tick.
+    pub fn entity_id(self, boot_id: &str) -> Arc<str> {
+        let mut hasher = Sha256::new();
+        hasher.update(boot_id.as_bytes());
+        hasher.update(self.pid.to_le_bytes());
+        hasher.update((self.started_at.0 / START_TICK_NANOS).to_le_bytes());
+        hexadecimal(&hasher.finalize()[..16]).into()
+    }
+}
+
+/// Lower-case hexadecimal of bytes.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
 /// The file a process runs, as the kernel opened it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FileId {
@@ -20,6 +70,16 @@ pub struct FileId {
     pub device: u64,
     /// Inode number.
     pub inode: u64,
+}
+
+impl FileId {
+    /// From a superblock's `s_dev`, whose low 20 bits are the minor number (include/linux/kdev_t.h), to the number that
+    /// `stat` shows (glibc's sysmacros.h, gnu_dev_makedev).
+    pub fn from_kernel(s_dev: u32, inode: u64) -> Self {
+        let (major, minor) = (u64::from(s_dev >> 20), u64::from(s_dev & 0xf_ffff));
+        let device = (major & 0xfff) << 8 | (major & !0xfff) << 32 | minor & 0xff | (minor & !0xff) << 12;
+        Self { device, inode }
+    }
 }
 
 /// The hash of an image, or why there is none.
@@ -32,6 +92,17 @@ pub enum ImageHash {
     Sha256(Arc<str>),
     /// The image could not be read; never takes the place of a known hash.
     Unreadable(Arc<str>),
+}
+
+impl ImageHash {
+    /// Takes a later answer; a known hash never gives way to a failure to read it.
+    #[must_use]
+    pub fn updated(&self, later: &Self) -> Self {
+        match (self, later) {
+            (known, Self::Pending) | (known @ Self::Sha256(_), Self::Unreadable(_)) => known.clone(),
+            (_, answer) => answer.clone(),
+        }
+    }
 }
 
 /// The package that owns an executable.

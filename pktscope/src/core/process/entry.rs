@@ -1,0 +1,191 @@
+//! One process in the table.
+
+use std::sync::Arc;
+
+use super::{
+    Process, ProcessKey,
+    image::{Context, Image},
+};
+use crate::core::{
+    effect::{LookupDepth, ProcessLookup},
+    time::BootTime,
+};
+
+/// Earlier images of one process that are kept; a chain of wrappers (`sh`, `env`, `nice`, …) is rarely longer.
+const MAX_PREVIOUS: usize = 4;
+
+/// An image that an exec replaced.
+pub(super) struct Previous {
+    pub replaced_at: BootTime,
+    pub comm: Arc<str>,
+    pub image: Arc<Image>,
+    /// Made when first needed.
+    pub process: Option<Arc<Process>>,
+}
+
+/// Whether the world was told of a process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Announcement {
+    /// It owns no socket and is no ancestor of one that does.
+    NotNeeded,
+    /// As soon as its facts are there, or at this time without them.
+    DueBy(BootTime),
+    Done,
+}
+
+/// A process: what it runs is shared with its forks.
+pub(super) struct Entry {
+    /// As exact as it was ever given.
+    pub key: ProcessKey,
+    pub parent: Option<ProcessKey>,
+    pub uid: Option<u32>,
+    pub cgroup_id: Option<u64>,
+    pub comm: Arc<str>,
+    pub image: Arc<Image>,
+    /// Execs seen, so that an answer about an earlier image is not taken for this one's.
+    pub image_number: u32,
+    pub context: Arc<Context>,
+    /// The parent's path when this process was forked; the parent may exec, or be forgotten.
+    pub parent_image: Option<Arc<Image>>,
+    /// Made when first needed, and again when a fact changed.
+    pub process: Option<Arc<Process>>,
+    /// Oldest first.
+    pub previous: Vec<Previous>,
+    pub is_kernel_thread: bool,
+    pub asked: Option<LookupDepth>,
+    pub is_answered: bool,
+    pub announcement: Announcement,
+    pub ended: Option<(BootTime, i32)>,
+    pub last_used: BootTime,
+}
+
+impl Entry {
+    pub(super) fn new(key: ProcessKey, now: BootTime) -> Self {
+        Self {
+            key,
+            parent: None,
+            uid: None,
+            cgroup_id: None,
+            comm: "".into(),
+            image: Arc::default(),
+            image_number: 0,
+            context: Arc::default(),
+            parent_image: None,
+            process: None,
+            previous: Vec::new(),
+            is_kernel_thread: false,
+            asked: None,
+            is_answered: false,
+            announcement: Announcement::NotNeeded,
+            ended: None,
+            last_used: now,
+        }
+    }
+
+    /// Whether everything that names the program is known, or will not become known.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_answered || self.is_kernel_thread
+    }
+
+    /// Puts a new image in place; the old one stays, for the sockets that it used.
+    pub(super) fn replace_image(&mut self, image: Image, comm: Arc<str>, at: BootTime) {
+        let image = std::mem::replace(&mut self.image, Arc::new(image));
+        let comm = std::mem::replace(&mut self.comm, comm);
+        let process = self.process.take();
+        self.previous.push(Previous { replaced_at: at, comm, image, process });
+        if self.previous.len() > MAX_PREVIOUS {
+            self.previous.remove(0);
+        }
+        self.image_number = self.image_number.wrapping_add(1);
+        self.asked = None;
+        self.is_answered = false;
+    }
+
+    /// Forgets the earlier images that nobody asked for.
+    pub(super) fn drop_unused_previous(&mut self) {
+        self.previous.retain(|one| one.process.is_some());
+        self.previous.shrink_to_fit();
+    }
+
+    /// The process as others see it.
+    pub(super) fn process(&mut self, boot_id: &str) -> Arc<Process> {
+        if self.process.is_none() {
+            self.process = Some(Arc::new(self.build(&self.comm, &self.image, boot_id)));
+        }
+        self.process.clone().unwrap_or_default()
+    }
+
+    /// The process as it was at a time, where that is an earlier image that is still known.
+    pub(super) fn previous_at(&mut self, at: BootTime, boot_id: &str) -> Option<Arc<Process>> {
+        let index = self.previous.iter().position(|previous| at < previous.replaced_at)?;
+        let previous = &self.previous[index];
+        if previous.process.is_none() {
+            let process = Arc::new(self.build(&previous.comm, &previous.image, boot_id));
+            self.previous[index].process = Some(process);
+        }
+        self.previous[index].process.clone()
+    }
+
+    fn build(&self, comm: &Arc<str>, image: &Image, boot_id: &str) -> Process {
+        let context = &self.context;
+        let parent_path = self.parent_image.as_ref().map(|parent| parent.path().clone());
+        Process {
+            key: self.key,
+            entity_id: self.key.entity_id(boot_id),
+            comm: comm.clone(),
+            executable: image.path().clone(),
+            file: image.file,
+            hash: image.facts.hash.clone(),
+            package: image.facts.package.clone(),
+            script: image.facts.script.clone(),
+            command_line: image.command_line(),
+            uid: self.uid,
+            user: context.user.clone(),
+            parent: self.parent,
+            parent_executable: parent_path.filter(|path| !path.is_empty()),
+            container_id: context.container_id.clone(),
+            container_image: context.container_image.clone(),
+            cgroup_id: self.cgroup_id,
+            cgroup_path: context.cgroup_path.clone(),
+            missing: image.facts.missing.clone(),
+        }
+    }
+
+    /// Makes the process anew after a change; `None` where nobody has seen it, or nothing that shows changed.
+    pub(super) fn rebuild(&mut self, boot_id: &str) -> Option<Arc<Process>> {
+        let old = self.process.as_ref()?;
+        let new = self.build(&self.comm, &self.image, boot_id);
+        if new == **old {
+            return None;
+        }
+        let new = Arc::new(new);
+        self.process = Some(new.clone());
+        Some(new)
+    }
+
+    /// Takes over what its parent's answers brought since the fork, where both still run what they ran then.
+    pub(super) fn refresh(&mut self, parent: &Arc<Image>) {
+        if !self.is_answered && self.image.number == parent.number {
+            self.image = parent.clone();
+        }
+        if self.parent_image.as_ref().is_none_or(|known| known.number == parent.number) {
+            self.parent_image = Some(parent.clone());
+        }
+    }
+
+    /// The question to ask about it.
+    pub(super) fn question(&self, depth: LookupDepth) -> ProcessLookup {
+        ProcessLookup {
+            key: self.key,
+            image: self.image_number,
+            depth,
+            executable: self.image.executable.clone().unwrap_or_default(),
+            filename: self.image.filename.clone(),
+            file: self.image.file,
+            arguments: self.image.arguments.clone(),
+            parent: self.parent,
+            cgroup_id: self.cgroup_id.unwrap_or(0),
+            uid: self.uid,
+        }
+    }
+}
