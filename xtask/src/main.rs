@@ -1,5 +1,55 @@
-//! pktscope's automation: `cargo xtask run`, `test`, `bench`, `tidy`.
+//! pktscope's automation: `cargo xtask build`, `run`, `test`, `e2e`, `bench`, `tidy`.
+//!
+//! Arguments in, commands of cargo and the system out. Whatever needs root is announced, then done through `sudo`.
 
-fn main() -> anyhow::Result<()> {
-    anyhow::bail!("no command yet")
+mod build_ebpf;
+mod ci;
+mod clock;
+mod command;
+mod e2e;
+mod root;
+mod run;
+mod tidy;
+mod toolchain;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// pktscope's automation
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the agent with its kernel programs, setting up their tool chain where it is missing
+    Build(run::BuildArguments),
+    /// Build the agent and run it as root, with its state below target/
+    Run(run::RunArguments),
+    /// Run every check: format, lints, rules, licences, tests, kernels
+    Test(ci::TestArguments),
+    /// Run what CI runs: `test` with the oldest and the newest kernel
+    Ci,
+    /// Run the end-to-end tests as root, in network namespaces of their own
+    E2e(e2e::E2eArguments),
+    /// Check the source against the project's rules
+    Tidy,
+    /// Find the tool chain of the kernel programs, or set it up
+    Toolchain,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Task::Build(arguments) => run::build(&arguments),
+        Task::Run(arguments) => run::run(&arguments),
+        Task::Test(arguments) => ci::test(&arguments),
+        Task::Ci => ci::test(&ci::TestArguments::ci()),
+        Task::E2e(arguments) => e2e::run(&arguments),
+        Task::Tidy => tidy::run(),
+        Task::Toolchain => toolchain::show(),
+    }
 }
