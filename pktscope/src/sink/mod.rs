@@ -1,1 +1,4 @@
 //! Where events go besides the store: NDJSON, syslog, webhook.
+
+pub mod ecs;
+pub mod jsonl;

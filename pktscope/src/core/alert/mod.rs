@@ -96,6 +96,14 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// Every severity, rising.
+    pub const ALL: [Self; 4] = [Self::Info, Self::Notice, Self::Warning, Self::Critical];
+
+    /// `event.severity`.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
     /// `pktscope.alert.severity`.
     pub fn name(self) -> &'static str {
         match self {

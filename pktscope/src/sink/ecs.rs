@@ -1,0 +1,59 @@
+//! Effects as events in Elastic Common Schema names: what the NDJSON export, syslog and webhook send.
+//!
+//! In comes an [`Effect`] and the moment it is exported at, out goes one JSON object. It never fails and never changes
+//! what it is given.
+
+mod build;
+pub(crate) mod document;
+mod time_text;
+
+use self::document::Document;
+use crate::core::{effect::Effect, time::Moment};
+
+/// Turns effects into lines.
+#[derive(Clone, Debug, Default)]
+pub struct Exporter {
+    /// `host.name` of every event; left out where it is empty.
+    pub host_name: String,
+}
+
+impl Exporter {
+    /// Appends `effect` as a line of JSON to `out`; `false` where the effect is nothing to export.
+    ///
+    /// `now` gives the offset between boot time and wall time.
+    pub fn line(&self, effect: &Effect, now: Moment, out: &mut Vec<u8>) -> bool {
+        let is_written = self.object(effect, now, out);
+        if is_written {
+            out.push(b'\n');
+        }
+        is_written
+    }
+
+    /// Appends `effect` as a JSON object to `out`, without a line end.
+    pub fn object(&self, effect: &Effect, now: Moment, out: &mut Vec<u8>) -> bool {
+        match effect {
+            Effect::Flow(change) => self.write(build::flow_change(change, now), out),
+            Effect::ProcessStarted(process) => self.write(build::process_started(process, now), out),
+            Effect::ProcessChanged(process) => self.write(build::process_changed(process, now), out),
+            Effect::ProcessEnded(process, at, status) => {
+                self.write(build::process_ended(process, *at, *status, now), out);
+            }
+            Effect::Dns(message) => self.write(build::dns(message, now), out),
+            Effect::Alert(alert) => self.write(build::alert(alert, now), out),
+            Effect::Ledger(ledger) => self.write(build::ledger(ledger, now), out),
+            _ => return false,
+        }
+        true
+    }
+
+    fn write<'a>(&'a self, mut document: Document<'a>, out: &mut Vec<u8>) {
+        let start = out.len();
+        document.host = (!self.host_name.is_empty()).then(|| document::Host { name: Some(&self.host_name) });
+        if serde_json::to_writer(&mut *out, &document).is_err() {
+            out.truncate(start);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
