@@ -18,6 +18,7 @@ pub fn wait_until<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) ->
         if now() >= end {
             return None;
         }
+        // waits: between two looks at a fact, up to the deadline
         thread::sleep(PAUSE);
     }
 }

@@ -13,6 +13,8 @@ mod tidy;
 mod toolchain;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -42,14 +44,25 @@ enum Task {
     Toolchain,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().command {
-        Task::Build(arguments) => run::build(&arguments),
-        Task::Run(arguments) => run::run(&arguments),
-        Task::Test(arguments) => ci::test(&arguments),
-        Task::Ci => ci::test(&ci::TestArguments::ci()),
-        Task::E2e(arguments) => e2e::run(&arguments),
-        Task::Tidy => tidy::run(),
-        Task::Toolchain => toolchain::show(),
+fn main() -> ExitCode {
+    match take(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            command::say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn take(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Build(arguments) => run::build(&arguments)?,
+        Task::Run(arguments) => run::run(&arguments)?,
+        Task::Test(arguments) => return ci::test(&arguments),
+        Task::Ci => return ci::test(&ci::TestArguments::ci()),
+        Task::E2e(arguments) => e2e::run(&arguments)?,
+        Task::Tidy => tidy::run()?,
+        Task::Toolchain => toolchain::show()?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,8 @@
 //! The order of the steps.
 
-use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+use anyhow::Result;
 use clap::Args;
 
 use super::{Outcome, Verdict, deny, format, outcome, test as unit};
@@ -24,19 +26,13 @@ impl TestArguments {
 /// A step: its name for when it breaks, and what it does.
 type Step<'a> = (&'a str, Box<dyn Fn() -> Result<Outcome> + 'a>);
 
-/// Runs every check to its end, prints the summary, and fails where any failed.
-pub fn test(arguments: &TestArguments) -> Result<()> {
+/// Runs every check to its end; the summary is the last thing printed, the exit code says whether all passed.
+pub fn test(arguments: &TestArguments) -> Result<ExitCode> {
     let toolchain = toolchain::ensure()?;
-    let mut outcomes = Vec::new();
-    for (name, take) in steps(&toolchain, arguments) {
-        outcomes.push(timed(name, &*take));
-    }
+    let outcomes: Vec<Outcome> =
+        steps(&toolchain, arguments).into_iter().map(|(name, take)| timed(name, &*take)).collect();
     println!("\n{}", outcome::summary(&outcomes));
-    let failed: Vec<&str> = outcomes.iter().filter(|o| o.is_failed()).map(|o| o.name.as_str()).collect();
-    if !failed.is_empty() {
-        bail!("failed: {}", failed.join(", "));
-    }
-    Ok(())
+    Ok(if outcomes.iter().any(Outcome::is_failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn steps<'a>(toolchain: &'a Toolchain, arguments: &TestArguments) -> Vec<Step<'a>> {

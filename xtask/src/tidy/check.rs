@@ -1,6 +1,6 @@
 //! All rules over all files.
 
-use std::{fs, process::Command};
+use std::{collections::BTreeSet, fs, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -40,26 +40,31 @@ pub fn step() -> Result<Outcome> {
 }
 
 fn violations() -> Result<Vec<Violation>> {
-    let mut found = Vec::new();
+    let mut texts = Vec::new();
     for path in files()? {
         let bytes = fs::read(workspace::root().join(&path));
         // A file may be gone from the folder and not yet from git; a binary one has no lines to check.
-        let Ok(Ok(text)) = bytes.map(String::from_utf8) else { continue };
-        found.extend(check(&path, &text));
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// Every violation in one file.
-fn check(path: &str, text: &str) -> Vec<Violation> {
-    let mut found = strings::check(path, text);
-    if path.ends_with(".rs") {
-        match Source::parse(path, text) {
-            Ok(source) => found.extend(RULES.iter().flat_map(|rule| rule(&source))),
-            Err(violation) => found.push(violation),
+        if let Ok(Ok(text)) = bytes.map(String::from_utf8) {
+            texts.push((path, text));
         }
     }
+    Ok(check(&texts))
+}
+
+/// Every violation in these files, given as path and text.
+fn check(texts: &[(String, String)]) -> Vec<Violation> {
+    let mut found: Vec<Violation> = texts.iter().flat_map(|(path, text)| strings::check(path, text)).collect();
+    let rust = texts.iter().filter(|(path, _)| path.ends_with(".rs"));
+    let (sources, broken): (Vec<_>, Vec<_>) =
+        rust.map(|(path, text)| Source::parse(path, text)).partition(Result::is_ok);
+    found.extend(broken.into_iter().filter_map(Result::err));
+    let sources: Vec<Source> = sources.into_iter().filter_map(Result::ok).collect();
+    let tests: BTreeSet<String> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in sources {
+        let source = if tests.contains(&source.path) { source.declared_test() } else { source };
+        found.extend(RULES.iter().flat_map(|rule| rule(&source)));
+    }
+    found.sort();
     found
 }
 
@@ -75,15 +80,26 @@ fn files() -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
+    fn check_files(files: &[(&str, &str)], expected: &[usize]) {
+        let texts: Vec<_> = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        let found = check(&texts);
+        assert_eq!(found.iter().map(|violation| violation.line).collect::<Vec<_>>(), expected, "{found:?}");
+    }
+
     #[test]
     fn one_file_can_break_several_rules() {
-        let found = check("pktscope/src/core/utils.rs", "use std::fs;\nfn a() { b().unwrap(); }\n");
-        let lines: Vec<usize> = found.iter().map(|violation| violation.line).collect();
-        assert_eq!(lines, [1, 1, 2], "{found:?}");
+        check_files(&[("pktscope/src/core/utils.rs", "use std::fs;\nfn a() { b().unwrap(); }\n")], &[1, 1, 2]);
     }
 
     #[test]
     fn text_files_are_checked_for_text_only() {
-        assert!(check("README.md", "unwrap() and std::fs").is_empty());
+        check_files(&[("README.md", "unwrap() and std::fs")], &[]);
+    }
+
+    #[test]
+    fn a_file_is_test_code_where_another_says_so() {
+        let truth = ("pktscope/src/core/truth.rs", "use std::fs;\n");
+        check_files(&[("pktscope/src/core/mod.rs", "#[cfg(test)]\nmod truth;\n"), truth], &[]);
+        check_files(&[("pktscope/src/core/mod.rs", "mod truth;\n"), truth], &[1]);
     }
 }

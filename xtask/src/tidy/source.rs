@@ -32,6 +32,7 @@ pub struct Source {
     /// Its items.
     pub file: syn::File,
     test_lines: Vec<RangeInclusive<usize>>,
+    is_declared_test: bool,
 }
 
 impl Source {
@@ -43,11 +44,32 @@ impl Source {
         })?;
         let mut finder = TestFinder::default();
         finder.visit_file(&file);
-        Ok(Self { path: path.into(), text: text.into(), file, test_lines: finder.lines })
+        Ok(Self { path: path.into(), text: text.into(), file, test_lines: finder.lines, is_declared_test: false })
+    }
+
+    /// The same file, which another declares with `#[cfg(test)] mod …;`.
+    pub fn declared_test(self) -> Self {
+        Self { is_declared_test: true, ..self }
+    }
+
+    /// Paths that a module of its own for tests may have: `#[cfg(test)] mod name;` names `name.rs` or `name/mod.rs`.
+    pub fn test_modules(&self) -> Vec<String> {
+        let (folder, stem) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
+        let is_root = ["mod.rs", "lib.rs", "main.rs"].contains(&stem);
+        let own = stem.strip_suffix(".rs").unwrap_or(stem);
+        let folder = if is_root { folder.to_owned() } else { format!("{folder}/{own}") };
+        let outside = self.file.items.iter().filter_map(|item| match item {
+            syn::Item::Mod(item) if item.content.is_none() && item.attrs.iter().any(is_test) => Some(&item.ident),
+            _ => None,
+        });
+        outside.flat_map(|name| [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")]).collect()
     }
 
     /// Whether the whole file is tests, benches or fuzz targets.
     pub fn is_test_file(&self) -> bool {
+        if self.is_declared_test {
+            return true;
+        }
         let folders: Vec<&str> = self.path.split('/').collect();
         folders.iter().any(|folder| ["tests", "benches", "fuzz"].contains(folder)) || self.path.ends_with("/tests.rs")
     }
@@ -118,6 +140,16 @@ mod tests {
         let tests: Vec<usize> = (1..=8).filter(|line| source.is_test_line(*line)).collect();
         assert_eq!(tests, [2, 3, 4, 5, 6, 7]);
         assert_eq!(source.count_code_lines(), 2);
+    }
+
+    #[test]
+    fn a_file_declared_for_tests_is_all_tests() {
+        let declaring = Source::parse("x/src/core/mod.rs", "mod a;\n#[cfg(test)]\nmod truth;\n").unwrap();
+        assert_eq!(declaring.test_modules(), ["x/src/core/truth.rs", "x/src/core/truth/mod.rs"]);
+        let declaring = Source::parse("x/src/a.rs", "#[cfg(test)]\npub(crate) mod truth;\n").unwrap();
+        assert_eq!(declaring.test_modules()[0], "x/src/a/truth.rs");
+        let declared = Source::parse("x/src/core/truth.rs", "fn a() {}\n").unwrap().declared_test();
+        assert!(declared.is_test_line(1));
     }
 
     #[test]
