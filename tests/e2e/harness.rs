@@ -20,7 +20,6 @@ fn ip_header(family: Family) -> u64 {
 }
 
 #[test]
-#[ignore = "needs root: cargo xtask e2e"]
 fn every_way_of_sending_a_stream_arrives() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();
@@ -41,7 +40,6 @@ fn every_way_of_sending_a_stream_arrives() {
 }
 
 #[test]
-#[ignore = "needs root: cargo xtask e2e"]
 fn datagrams_are_on_the_wire_as_reported_and_nothing_else_is() {
     skip_if!(missing_privilege());
     for family in FAMILIES {
@@ -64,7 +62,6 @@ fn datagrams_are_on_the_wire_as_reported_and_nothing_else_is() {
 }
 
 #[test]
-#[ignore = "needs root: cargo xtask e2e"]
 fn raw_ping_and_packet_sockets_send_what_they_report() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();
@@ -89,7 +86,6 @@ fn raw_ping_and_packet_sockets_send_what_they_report() {
 }
 
 #[test]
-#[ignore = "needs root: cargo xtask e2e"]
 fn udp_lite_sends_what_it_reports() {
     skip_if!(missing_privilege());
     skip_if!(missing_socket("UDP-Lite", libc::AF_INET, libc::SOCK_DGRAM, 136));
@@ -100,7 +96,6 @@ fn udp_lite_sends_what_it_reports() {
 }
 
 #[test]
-#[ignore = "needs root: cargo xtask e2e"]
 fn connections_that_change_hands_name_their_processes() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();
@@ -117,7 +112,6 @@ fn connections_that_change_hands_name_their_processes() {
 }
 
 #[test]
-#[ignore = "needs root: cargo xtask e2e"]
 fn disguises_are_put_on() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();
@@ -133,7 +127,6 @@ fn disguises_are_put_on() {
 }
 
 #[test]
-#[ignore = "needs root: cargo xtask e2e"]
 fn workers_and_activated_programs_serve() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();

@@ -7,7 +7,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -129,6 +129,20 @@ fn die_with_parent(command: &mut Command) {
     }
 }
 
+/// Statics are never dropped, so a shared agent's folder is removed when the process ends.
+fn remove_at_exit(folder: &Path) {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    extern "C" fn remove() {
+        if let Some(folder) = FOLDER.get() {
+            // Nobody is left to be told.
+            fs::remove_dir_all(folder).unwrap_or_default();
+        }
+    }
+    FOLDER.set(folder.to_owned()).expect("one shared agent in a process");
+    // SAFETY: the handler is a plain function that does not unwind.
+    unsafe { libc::atexit(remove) };
+}
+
 /// A running agent; killed when dropped.
 #[derive(Debug)]
 pub struct Agent {
@@ -149,11 +163,12 @@ impl Agent {
         AgentOptions::new()?.flag("--learning-window", "0s").start()
     }
 
-    /// Starts an agent that lives as long as this process, for tests to share.
+    /// Starts an agent that lives as long as this process, for tests to share; at most one in a process.
     ///
     /// # Panics
     /// Where it does not start.
     pub fn start_shared(options: AgentOptions) -> Self {
+        remove_at_exit(options.folder.path());
         let (sender, receiver) = mpsc::channel();
         // The agent dies with the thread that started it, so this one must not end.
         thread::spawn(move || {

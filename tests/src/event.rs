@@ -70,6 +70,11 @@ impl Event {
         [self.addr("source.ip"), self.addr("destination.ip")].contains(&Some(addr))
     }
 
+    /// The flow's identifier, as it is written.
+    pub fn flow_id(&self) -> String {
+        self.get("pktscope.flow_id").map(Value::to_string).unwrap_or_default()
+    }
+
     /// Process that owns the flow; 0 where none is named.
     pub fn pid(&self) -> u32 {
         u32::try_from(self.number("process.pid")).unwrap_or_default()

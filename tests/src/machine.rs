@@ -1,16 +1,23 @@
 //! What this machine can do, and skipping aloud what it can't.
 
-use std::{fs, process::Command};
+use std::{fs, io::Write, process::Command};
 
 /// Returns from the test, aloud, where `$reason` (an `Option<String>`) is given.
 #[macro_export]
 macro_rules! skip_if {
     ($reason:expr) => {
         if let Some(reason) = $reason {
-            println!("SKIPPED: {}:{}: {reason}", file!(), line!());
+            $crate::machine::skip(&reason);
             return;
         }
     };
+}
+
+/// Says that the calling test is skipped, past libtest's capture, on a line of its own.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let line = format!("\nskipped: {}: {reason}\n", thread.name().unwrap_or("main"));
+    std::io::stdout().write_all(line.as_bytes()).expect("standard output takes a line");
 }
 
 /// Why no end-to-end test can run here.

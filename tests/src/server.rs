@@ -100,6 +100,60 @@ fn answer(mut stream: TcpStream, reply: usize, received: &Received) {
     received.units.fetch_add(1, Ordering::SeqCst);
 }
 
+/// An HTTP/1 server that answers every request with a body of zeros and closes.
+#[derive(Debug)]
+pub struct HttpServer {
+    listener: TcpListener,
+    /// Its address.
+    pub addr: SocketAddr,
+}
+
+impl HttpServer {
+    /// Listens inside a namespace on a free port.
+    ///
+    /// # Errors
+    /// Where it can't listen.
+    pub fn start(namespace: &Namespace, addr: IpAddr, body: usize) -> Result<Self> {
+        Self::start_on(namespace, SocketAddr::new(addr, 0), body)
+    }
+
+    /// Listens inside a namespace on a given port.
+    ///
+    /// # Errors
+    /// Where it can't listen.
+    pub fn start_on(namespace: &Namespace, addr: SocketAddr, body: usize) -> Result<Self> {
+        let listener =
+            namespace.run(|| TcpListener::bind(addr)).with_context(|| format!("failed to listen on {addr}"))?;
+        let (addr, accepting) = (listener.local_addr()?, listener.try_clone()?);
+        thread::spawn(move || {
+            while let Ok((stream, _)) = accepting.accept() {
+                // A client that goes early is its own affair.
+                thread::spawn(move || answer_request(stream, body).unwrap_or_default());
+            }
+        });
+        Ok(Self { listener, addr })
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        // SAFETY: shutdown takes a descriptor that is open and an integer; it ends the accepting thread.
+        unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) };
+    }
+}
+
+fn answer_request(mut stream: TcpStream, body: usize) -> std::io::Result<()> {
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            count => request.extend_from_slice(&buffer[..count]),
+        }
+    }
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {body}\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(&vec![0; body])
+}
+
 /// A UDP server that counts datagrams and may send each back.
 #[derive(Debug)]
 pub struct UdpServer {
@@ -151,5 +205,21 @@ fn receive(socket: &UdpSocket, is_echo: bool, received: &Received) {
         if is_echo && socket.send_to(&buffer[..count], from).is_err() {
             return;
         }
+    }
+}
+
+/// A raw socket that takes every packet of a protocol, so that the kernel does not answer them with ICMP errors.
+#[derive(Debug)]
+pub struct RawServer(#[expect(dead_code, reason = "held open")] socket2::Socket);
+
+impl RawServer {
+    /// Receives inside a namespace.
+    ///
+    /// # Errors
+    /// Where the socket can't be made.
+    pub fn start(namespace: &Namespace, addr: IpAddr, protocol: i32) -> Result<Self> {
+        let domain = socket2::Domain::for_address(SocketAddr::new(addr, 0));
+        let make = || socket2::Socket::new(domain, socket2::Type::RAW, Some(protocol.into()));
+        namespace.run(make).map(Self).context("failed to make a raw socket")
     }
 }

@@ -1,0 +1,243 @@
+//! Every byte counted: flows against the counters of an interface that carries nothing else.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::standing::{AGENT, pair};
+use pktscope_tests::{
+    event::Event,
+    flow::{self, DEADLINE, Side, end_of, expect_volume},
+    machine::{missing_privilege, missing_program, missing_socket, output_of},
+    namespace::{FAMILIES, Family, Pair},
+    server::{RawServer, TcpServer, UdpServer},
+    skip_if,
+    traffic::{Report, Traffic},
+    wait::wait_until,
+};
+
+/// Runs the generator and waits for the end of its flow.
+fn run(pair: &Pair, arguments: &str) -> Report {
+    let report = Traffic::new(&pair.near.namespace, arguments).run().unwrap();
+    end_of(&AGENT, &report);
+    report
+}
+
+fn sent_bytes(end: &Event) -> u64 {
+    end.number("source.bytes")
+}
+
+/// Compares both ends' flows with both ends' interfaces.
+fn expect_both_ends(pair: &Pair, family: Family, what: &str) {
+    expect_volume(&AGENT, &pair.near, family, Side::Opener, what);
+    expect_volume(&AGENT, &pair.far, family, Side::Acceptor, what);
+}
+
+fn check_streams(family: Family, arguments: &[&str]) {
+    skip_if!(missing_privilege());
+    for arguments in arguments {
+        let pair = pair();
+        let server = TcpServer::start(&pair.far.namespace, pair.far.addr(family), 70_000).unwrap();
+        run(&pair, &format!("tcp --to {} --bytes 400000 {arguments}", server.addr));
+        expect_both_ends(&pair, family, arguments);
+    }
+}
+
+const STREAMS: [&str; 15] = [
+    "--way send",
+    "--way write",
+    "--way writev",
+    "--way sendto",
+    "--way sendmsg",
+    "--way sendmmsg",
+    "--way sendfile",
+    "--way splice",
+    "--way zerocopy",
+    "--way uring",
+    "--uring-connect",
+    "--reading uring",
+    "--reading recvmmsg",
+    "--reading splice",
+    "--fast-open",
+];
+
+#[test]
+fn every_way_of_moving_a_stream_is_counted_as_the_wire_is() {
+    check_streams(Family::V4, &STREAMS);
+}
+
+#[test]
+fn streams_over_ipv6_are_counted_as_the_wire_is() {
+    check_streams(Family::V6, &["--way send", "--way splice", "--uring-connect", "--fast-open"]);
+}
+
+#[test]
+fn a_v4_mapped_stream_is_an_ipv4_flow() {
+    check_streams(Family::V4, &["--mapped"]);
+}
+
+#[test]
+fn multipath_tcp_is_counted_as_the_wire_is() {
+    skip_if!(missing_socket("MPTCP", libc::AF_INET, libc::SOCK_STREAM, 262));
+    check_streams(Family::V4, &["--mptcp"]);
+    check_streams(Family::V6, &["--mptcp"]);
+}
+
+#[test]
+fn datagrams_are_counted_as_the_wire_is() {
+    skip_if!(missing_privilege());
+    let ways = ["", "--connected", "--way sendmsg", "--way sendmmsg", "--way uring", "--way segment", "--echo"];
+    for family in FAMILIES {
+        for arguments in ways {
+            let pair = pair();
+            let is_echo = arguments == "--echo";
+            let server = UdpServer::start(&pair.far.namespace, pair.far.addr(family), is_echo).unwrap();
+            run(&pair, &format!("udp --to {} --bytes 300 --count 200 {arguments}", server.addr));
+            expect_volume(&AGENT, &pair.near, family, Side::Opener, arguments);
+        }
+    }
+}
+
+#[test]
+fn a_v4_mapped_datagram_is_an_ipv4_flow() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
+    run(&pair, &format!("udp --mapped --to {}", server.addr));
+    expect_volume(&AGENT, &pair.near, Family::V4, Side::Opener, "v4-mapped");
+}
+
+#[test]
+fn fragments_are_counted_as_the_wire_is() {
+    skip_if!(missing_privilege());
+    for family in FAMILIES {
+        let pair = pair();
+        let server = UdpServer::start(&pair.far.namespace, pair.far.addr(family), true).unwrap();
+        run(&pair, &format!("udp --to {} --bytes 8000 --count 20 --echo", server.addr));
+        expect_volume(&AGENT, &pair.near, family, Side::Opener, "fragments");
+    }
+}
+
+#[test]
+fn one_socket_with_many_destinations_gives_a_flow_for_each() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let first: IpAddr = [203, 0, 113, 1].into();
+    let report = Traffic::new(&pair.near.namespace, &format!("udp --to {first}:9 --destinations 100 --count 500"));
+    let report = report.run().unwrap();
+    let ends = AGENT.expect_count(DEADLINE, 100, |event| event.is_flow_end() && event.pid() == report.pid);
+    assert_eq!(ends.len(), 100);
+    for end in &ends {
+        assert_eq!((end.number("source.packets"), end.number("source.bytes")), (5, 5 * 128), "{end}");
+    }
+    expect_volume(&AGENT, &pair.near, Family::V4, Side::Opener, "many destinations");
+}
+
+#[test]
+fn udp_lite_is_counted_as_the_wire_is() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_socket("UDP-Lite", libc::AF_INET, libc::SOCK_DGRAM, 136));
+    for arguments in ["--connected", ""] {
+        let pair = pair();
+        let _sink = RawServer::start(&pair.far.namespace, pair.far.v4.into(), 136).unwrap();
+        let report = run(&pair, &format!("udp --lite --to {}:9 {arguments}", pair.far.v4));
+        let end = end_of(&AGENT, &report);
+        assert_eq!(end.text("network.transport"), "udplite");
+        assert_eq!(sent_bytes(&end), pair.near.counters().sent_bytes);
+    }
+}
+
+#[test]
+fn raw_packets_of_any_protocol_are_counted_as_the_wire_is() {
+    skip_if!(missing_privilege());
+    for family in FAMILIES {
+        let pair = pair();
+        let to = pair.far.addr(family);
+        let _sink = RawServer::start(&pair.far.namespace, to, 253).unwrap();
+        let report = run(&pair, &format!("raw --to {to}"));
+        let end = end_of(&AGENT, &report);
+        assert_eq!((end.number("network.iana_number"), end.pid()), (253, report.pid));
+        expect_volume(&AGENT, &pair.near, family, Side::Opener, "raw");
+    }
+}
+
+#[test]
+fn pings_are_counted_as_the_wire_is() {
+    skip_if!(missing_privilege());
+    for family in FAMILIES {
+        for arguments in ["", "--raw"] {
+            let pair = pair();
+            pair.near.namespace.set("ipv4/ping_group_range", "0 0").unwrap();
+            let report = run(&pair, &format!("ping --to {} {arguments}", pair.far.addr(family)));
+            let end = end_of(&AGENT, &report);
+            let transport = if family == Family::V4 { "icmp" } else { "ipv6-icmp" };
+            assert_eq!((end.text("network.transport"), end.pid()), (transport, report.pid));
+            expect_volume(&AGENT, &pair.near, family, Side::Opener, arguments);
+        }
+    }
+}
+
+#[test]
+fn loopback_is_counted_from_both_ends() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    // The pair's own address, so that no other test's loopback flows are meant.
+    let addr = pair.near.v4;
+    pair.near.namespace.run(|| pktscope_tests::offload::turn_off("lo")).unwrap();
+    let server = TcpServer::start(&pair.near.namespace, addr.into(), 10_000).unwrap();
+    let report = run(&pair, &format!("tcp --to {} --bytes 100000", server.addr));
+    let opener = end_of(&AGENT, &report);
+    let acceptor = AGENT.expect(DEADLINE, "the server's flow", |event| {
+        let (source, destination) = (report.local.unwrap(), report.remote.unwrap());
+        event.is_flow_end() && Side::Acceptor.is_of(event) && flow::joins(event, source, destination)
+    });
+    assert_eq!((opener.pid(), acceptor.pid()), (report.pid, std::process::id()));
+    let counted = pair.near.loopback_counters();
+    for end in [opener, acceptor] {
+        assert_eq!(end.number("network.bytes"), counted.sent_bytes, "{end}");
+        assert_eq!(end.number("network.packets"), counted.sent_packets, "{end}");
+    }
+}
+
+#[test]
+fn retransmissions_are_counted() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_program("nft"));
+    let pair = pair();
+    let rules = "add table inet loss; add chain inet loss in { type filter hook prerouting priority -300; }; \
+                 add rule inet loss in meta length > 200 numgen inc mod 20 == 7 drop";
+    output_of(pair.far.namespace.command("nft").arg(rules));
+    let server = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 100).unwrap();
+    let report = run(&pair, &format!("tcp --to {} --bytes 300000", server.addr));
+    let end = end_of(&AGENT, &report);
+    assert!(sent_bytes(&end) > 310_000, "segments were sent twice: {end}");
+    expect_volume(&AGENT, &pair.near, Family::V4, Side::Opener, "retransmissions");
+}
+
+#[test]
+fn a_refused_connection_is_counted_and_named() {
+    skip_if!(missing_privilege());
+    for family in FAMILIES {
+        let pair = pair();
+        let to = SocketAddr::new(pair.far.addr(family), 1);
+        let mut client = Traffic::new(&pair.near.namespace, &format!("tcp --to {to}"));
+        client.command().stderr(std::process::Stdio::null());
+        let running = client.start().unwrap();
+        let pid = running.pid();
+        running.finish().unwrap_err();
+        let end = AGENT.expect(DEADLINE, "the refused flow", |event| event.is_flow_end() && event.pid() == pid);
+        assert_eq!(end.endpoint("destination"), Some(to));
+        assert_eq!(end.text("pktscope.conn_state"), "REJ", "{end}");
+        expect_volume(&AGENT, &pair.near, family, Side::Opener, "refused");
+    }
+}
+
+#[test]
+fn payload_is_told_beside_the_wire() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let server = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 12_345).unwrap();
+    let report = run(&pair, &format!("tcp --to {} --bytes 54321", server.addr));
+    let end = end_of(&AGENT, &report);
+    let payload = |side: &str| end.number(&format!("pktscope.payload.{side}_bytes"));
+    assert_eq!((payload("source"), payload("destination")), (54_321, 12_345), "{end}");
+    wait_until(DEADLINE, || (server.received.bytes() == 54_321).then_some(())).expect("the server counts the same");
+}
