@@ -15,6 +15,7 @@ pub mod domain;
 pub mod effect;
 pub mod event;
 pub mod flow;
+pub mod hold;
 pub mod ledger;
 pub mod pipeline;
 pub mod process;
