@@ -79,6 +79,7 @@ impl Packet {
             at: BootTime(self.at),
             sequence: self.sequence,
             bytes: self.payload.as_slice().into(),
+            user: None,
             missing_bytes: 0,
         })
     }

@@ -375,7 +375,7 @@ mod tests {
 
     fn payload(flow: FlowRef, sequence: Option<u32>, bytes: &[u8]) -> Payload {
         let (direction, at) = (Direction::Egress, BootTime(5));
-        Payload { flow, direction, at, sequence, bytes: bytes.into(), missing_bytes: 0 }
+        Payload { flow, direction, user: None, at, sequence, bytes: bytes.into(), missing_bytes: 0 }
     }
 
     /// What the segments of one flow give, each with its sequence number.
