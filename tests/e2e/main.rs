@@ -3,7 +3,10 @@
 
 mod bytes;
 mod harness;
+mod ledger;
 mod lifecycle;
+mod older;
 mod ownership;
+mod pressure;
 mod spine;
 mod standing;
