@@ -2,9 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where a fact is not as it should be")]
 
 mod bytes;
+mod containers;
 mod harness;
 mod ledger;
 mod lifecycle;
+mod names;
 mod older;
 mod ownership;
 mod pressure;
