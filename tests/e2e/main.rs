@@ -3,6 +3,8 @@
 
 mod bytes;
 mod containers;
+mod detectors;
+mod durable;
 mod harness;
 mod ledger;
 mod lifecycle;
@@ -10,5 +12,6 @@ mod names;
 mod older;
 mod ownership;
 mod pressure;
+mod resolver;
 mod spine;
 mod standing;

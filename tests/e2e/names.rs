@@ -8,7 +8,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::standing::{AGENT, pair};
+use crate::{
+    resolver::{ALIAS, Daemon, NAME, asking, resolver},
+    standing::{AGENT, pair},
+};
 use pktscope_tests::{
     event::Event,
     flow::{DEADLINE, Side},
@@ -19,45 +22,6 @@ use pktscope_tests::{
     wait::wait_until,
 };
 use tempfile::TempDir;
-
-/// The name that the resolver knows, and one that is an alias of it.
-const NAME: &str = "www.example.test";
-const ALIAS: &str = "alias.example.test";
-
-/// A child that is killed when dropped.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already.
-        self.0.kill().unwrap_or_default();
-        self.0.wait().map(drop).unwrap_or_default();
-    }
-}
-
-/// A dnsmasq on the far end that knows [`NAME`] and [`ALIAS`], and waits until it answers.
-fn resolver(far: &Host) -> Daemon {
-    let mut dnsmasq = far.namespace.command("dnsmasq");
-    dnsmasq.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--pid-file="]);
-    dnsmasq.args(["--user=root", "--bind-interfaces", "--local-ttl=60"]);
-    dnsmasq.arg(format!("--listen-address={}", far.v4));
-    dnsmasq.arg(format!("--host-record={NAME},{},{}", far.v4, far.v6)).arg(format!("--cname={ALIAS},{NAME}"));
-    let daemon = Daemon(dnsmasq.stderr(Stdio::null()).spawn().unwrap());
-    let is_bound = || far.namespace.run(|| fs::read_to_string("/proc/thread-self/net/udp")).unwrap();
-    // Port 53, as /proc/net/udp writes it.
-    wait_until(DEADLINE, || is_bound().contains(":0035 ").then_some(())).expect("dnsmasq listens");
-    daemon
-}
-
-/// A command in the near end that asks the far end's resolver; it keeps its process id through the wrapping shell.
-fn asking(pair: &Pair, folder: &Path, program: &str) -> Command {
-    let file = folder.join("resolv.conf");
-    fs::write(&file, format!("nameserver {}\noptions timeout:2 attempts:2\n", pair.far.v4)).unwrap();
-    let script = format!("mount --bind {} /etc/resolv.conf && exec \"$0\" \"$@\"", file.display());
-    let mut command = pair.near.namespace.command("unshare");
-    command.args(["--mount", "sh", "-c", &script, program]);
-    command
-}
 
 fn missing_programs(programs: &[&str]) -> Option<String> {
     missing_privilege().or_else(|| programs.iter().find_map(|program| missing_program(program)))

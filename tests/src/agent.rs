@@ -7,7 +7,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -131,16 +131,19 @@ fn die_with_parent(command: &mut Command) {
 
 /// Statics are never dropped, so a shared agent's folder is removed when the process ends.
 fn remove_at_exit(folder: &Path) {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     extern "C" fn remove() {
-        if let Some(folder) = FOLDER.get() {
+        for folder in FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // Nobody is left to be told.
             fs::remove_dir_all(folder).unwrap_or_default();
         }
     }
-    FOLDER.set(folder.to_owned()).expect("one shared agent in a process");
-    // SAFETY: the handler is a plain function that does not unwind.
-    unsafe { libc::atexit(remove) };
+    let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if folders.is_empty() {
+        // SAFETY: the handler is a plain function that does not unwind.
+        unsafe { libc::atexit(remove) };
+    }
+    folders.push(folder.to_owned());
 }
 
 /// A running agent; killed when dropped.
@@ -163,7 +166,7 @@ impl Agent {
         AgentOptions::new()?.flag("--learning-window", "0s").start()
     }
 
-    /// Starts an agent that lives as long as this process, for tests to share; at most one in a process.
+    /// Starts an agent that lives as long as this process, for tests to share.
     ///
     /// # Panics
     /// Where it does not start.
