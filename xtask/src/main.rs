@@ -6,7 +6,9 @@ mod build_ebpf;
 mod ci;
 mod clock;
 mod command;
+mod debian;
 mod e2e;
+mod kernels;
 mod root;
 mod run;
 mod tidy;
@@ -59,7 +61,7 @@ fn take(task: Task) -> Result<ExitCode> {
         Task::Build(arguments) => run::build(&arguments)?,
         Task::Run(arguments) => run::run(&arguments)?,
         Task::Test(arguments) => return ci::test(&arguments),
-        Task::Ci => return ci::test(&ci::TestArguments::ci()),
+        Task::Ci => return ci::test(&ci::TestArguments::default()),
         Task::E2e(arguments) => e2e::run(&arguments)?,
         Task::Tidy => tidy::run()?,
         Task::Toolchain => toolchain::show()?,
