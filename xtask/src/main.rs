@@ -40,6 +40,8 @@ enum Task {
     Ci,
     /// Run the end-to-end tests as root, in network namespaces of their own
     E2e(e2e::E2eArguments),
+    /// Boot other kernels with the agent and its end-to-end tests inside
+    Kernels(kernels::KernelArguments),
     /// Check the source against the project's rules
     Tidy,
     /// Find the tool chain of the kernel programs, or set it up
@@ -63,6 +65,7 @@ fn take(task: Task) -> Result<ExitCode> {
         Task::Test(arguments) => return ci::test(&arguments),
         Task::Ci => return ci::test(&ci::TestArguments::default()),
         Task::E2e(arguments) => e2e::run(&arguments)?,
+        Task::Kernels(arguments) => return kernels::run(&arguments),
         Task::Tidy => tidy::run()?,
         Task::Toolchain => toolchain::show()?,
     }

@@ -49,8 +49,7 @@ pub fn test(arguments: &TestArguments) -> Result<ExitCode> {
     if !arguments.unprivileged {
         outcomes.extend(privileged(&toolchain, &arguments.kernels()));
     }
-    println!("\n{}", outcome::summary(&outcomes));
-    Ok(if outcomes.iter().any(Outcome::is_failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(outcome::conclude(&outcomes))
 }
 
 fn unprivileged(toolchain: &Toolchain) -> Vec<Step<'_>> {

@@ -7,7 +7,9 @@ mod catalog;
 mod guest;
 mod image;
 mod initramfs;
+mod run;
 mod step;
 
 pub use catalog::Kernel;
+pub use run::{KernelArguments, run};
 pub use step::steps;

@@ -21,7 +21,7 @@ pub enum Wanted {
 /// Says what it installs, gets root once, refreshes the package lists and installs.
 pub fn install(wanted: Wanted) -> Result<()> {
     let packages = packages(wanted).join(" ");
-    command::say(&format!("will install these Debian packages (about 200 MB to download): {packages}"));
+    command::say(&format!("will install these Debian packages (about 270 MB to download): {packages}"));
     debian::install_packages(&packages)
 }
 
