@@ -9,11 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::image::Image;
+use super::{emulator::Emulator, image::Image};
 use crate::{command, workspace};
 
-/// The emulator of Debian's package qemu-system-x86.
-pub const EMULATOR: &str = "qemu-system-x86_64";
 /// Booting takes some seconds; the tests in it are several times slower than outside.
 const LIMIT: Duration = Duration::from_secs(600);
 const MEMORY_MEGABYTES: u32 = 1024;
@@ -31,12 +29,12 @@ pub struct Report {
 /// # Errors
 ///
 /// With the end of the kernel's console where the guest gave no status: it crashed, or took too long.
-pub fn boot(image: &Image, initramfs: &Path, folder: &Path) -> Result<Report> {
+pub fn boot(emulator: &Emulator, image: &Image, initramfs: &Path, folder: &Path) -> Result<Report> {
     for name in ["console", "output", "status"] {
         fs::write(folder.join(name), "").with_context(|| format!("failed to write below {}", folder.display()))?;
     }
-    let mut emulator = emulator(image, initramfs, folder);
-    let ended = command::silent_status(&mut emulator, LIMIT)?;
+    let mut qemu = emulation(emulator, image, initramfs, folder);
+    let ended = command::silent_status(&mut qemu, LIMIT)?;
     let read = |name: &str| fs::read(folder.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).replace('\r', ""));
     let output = read("output").context("failed to read a guest's output")?;
     let status = read("status").context("failed to read a guest's status")?;
@@ -46,8 +44,8 @@ pub fn boot(image: &Image, initramfs: &Path, folder: &Path) -> Result<Report> {
     }
 }
 
-fn emulator(image: &Image, initramfs: &Path, folder: &Path) -> Command {
-    let mut qemu = Command::new(EMULATOR);
+fn emulation(emulator: &Emulator, image: &Image, initramfs: &Path, folder: &Path) -> Command {
+    let mut qemu = emulator.command();
     qemu.args(["-machine", "pc,usb=off,vmport=off", "-smp", "1", "-nodefaults", "-no-user-config"]);
     qemu.args(accelerator()).args(["-m", &MEMORY_MEGABYTES.to_string()]);
     qemu.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
@@ -90,13 +88,6 @@ fn tail(text: &str) -> String {
     const LINES: usize = 25;
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].iter().map(|line| format!("    {line}\n")).collect()
-}
-
-/// Which of the programs that a guest needs are missing here.
-pub fn missing_programs() -> Vec<&'static str> {
-    let needed: [(&str, &[&str]); 2] = [(EMULATOR, &["qemu-system-x86"]), ("busybox", &["busybox-static"])];
-    let missing = needed.into_iter().filter(|(program, _)| workspace::find_program(program).is_none());
-    missing.flat_map(|(_, packages)| packages.iter().copied()).collect()
 }
 
 /// The folder of one guest's files.

@@ -29,7 +29,7 @@ pub struct Image {
 
 impl Image {
     /// The kernel from an earlier run, else from the archive.
-    pub fn obtain(kernel: Kernel) -> Result<Self> {
+    pub fn obtain(kernel: Kernel, busybox: &Path) -> Result<Self> {
         let folder = workspace::target().join("kernels").join(kernel.series);
         if let Some(image) = Self::load(&folder) {
             return Ok(image);
@@ -42,7 +42,7 @@ impl Image {
         let packages = folder.join("packages");
         fs::create_dir_all(&packages).with_context(|| format!("failed to create {}", packages.display()))?;
         download(&archive, &version, &packages)?;
-        unpack(&packages, &folder)?;
+        unpack(&packages, &folder, busybox)?;
         fs::write(folder.join("version"), &version).context("failed to note a kernel's version")?;
         fs::remove_dir_all(&packages).context("failed to remove unpacked packages")?;
         Self::load(&folder).context("the packages hold no kernel")
@@ -75,7 +75,7 @@ fn debs(packages: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
 }
 
-fn unpack(packages: &Path, folder: &Path) -> Result<()> {
+fn unpack(packages: &Path, folder: &Path, busybox: &Path) -> Result<()> {
     let tree = packages.join("tree");
     for deb in debs(packages)? {
         command::output(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&tree))?;
@@ -87,7 +87,7 @@ fn unpack(packages: &Path, folder: &Path) -> Result<()> {
         if name.starts_with("vmlinuz") {
             fs::copy(&file, folder.join("vmlinuz")).context("failed to copy a kernel")?;
         } else if let Some(module) = MODULES.into_iter().find(|module| name.starts_with(&format!("{module}.ko"))) {
-            decompress(&file, &folder.join(format!("{module}.ko")))?;
+            decompress(busybox, &file, &folder.join(format!("{module}.ko")))?;
         }
     }
     Ok(())
@@ -105,12 +105,12 @@ fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// Debian compresses modules from trixie on, with xz; the small user space of a guest may not read that.
-fn decompress(file: &Path, into: &Path) -> Result<()> {
+fn decompress(busybox: &Path, file: &Path, into: &Path) -> Result<()> {
     if file.extension().is_some_and(|extension| extension == "ko") {
         return fs::copy(file, into).map(drop).context("failed to copy a module");
     }
     let target = fs::File::create(into).with_context(|| format!("failed to create {}", into.display()))?;
-    let mut busybox = Command::new("busybox");
-    busybox.args(["xz", "-dc"]).arg(file).stdin(Stdio::null()).stdout(target);
-    command::run_quietly(&mut busybox)
+    let mut xz = Command::new(busybox);
+    xz.args(["xz", "-dc"]).arg(file).stdin(Stdio::null()).stdout(target);
+    command::run_quietly(&mut xz)
 }

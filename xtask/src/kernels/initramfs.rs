@@ -19,26 +19,26 @@ const INIT: &str = include_str!("guest_init.sh");
 const PROGRAMS: [&str; 5] = ["ip", "curl", "ping", "unshare", "setpriv"];
 
 /// A root file system being put together.
-pub struct Initramfs {
+pub struct Initramfs<'a> {
     root: PathBuf,
+    busybox: &'a Path,
 }
 
-impl Initramfs {
+impl<'a> Initramfs<'a> {
     /// Starts with busybox and this machine's programs.
-    pub fn new(root: PathBuf) -> Result<Self> {
+    pub fn new(root: PathBuf, busybox: &'a Path) -> Result<Self> {
         if root.exists() {
             fs::remove_dir_all(&root).with_context(|| format!("failed to remove {}", root.display()))?;
         }
         for folder in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "etc", "var/lib", "usr/bin", "modules"] {
             fs::create_dir_all(root.join(folder)).with_context(|| format!("failed to create {}", root.display()))?;
         }
-        let initramfs = Self { root };
+        let initramfs = Self { root, busybox };
         initramfs.write("init", INIT)?;
         initramfs.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")?;
         initramfs.write("etc/group", "root:x:0:\nnogroup:x:65534:\n")?;
         initramfs.write("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
-        let busybox = workspace::find_program("busybox").context("there is no busybox")?;
-        fs::copy(busybox, initramfs.root.join("bin/busybox")).context("failed to copy busybox")?;
+        initramfs.add_program(busybox, Path::new("bin/busybox"))?;
         for program in PROGRAMS.iter().filter_map(|name| workspace::find_program(name)) {
             let name = program.file_name().map(PathBuf::from).unwrap_or_default();
             initramfs.add_program(&program, &Path::new("usr/bin").join(name))?;
@@ -69,12 +69,13 @@ impl Initramfs {
 
     /// Packs what is there for every kernel.
     pub fn pack(&self, into: &Path) -> Result<()> {
-        pack(&self.root, &File::create(into).with_context(|| format!("failed to create {}", into.display()))?)
+        let into = File::create(into).with_context(|| format!("failed to create {}", into.display()))?;
+        pack(self.busybox, &self.root, ".", &into)
     }
 }
 
 /// Copies a packed file system and appends one kernel's modules: the kernel unpacks both.
-pub fn with_modules(packed: &Path, image: &Image, folder: &Path) -> Result<PathBuf> {
+pub fn with_modules(packed: &Path, image: &Image, folder: &Path, busybox: &Path) -> Result<PathBuf> {
     let modules = folder.join("modules");
     fs::create_dir_all(&modules).with_context(|| format!("failed to create {}", modules.display()))?;
     let mut order = String::new();
@@ -91,7 +92,8 @@ pub fn with_modules(packed: &Path, image: &Image, folder: &Path) -> Result<PathB
     if !only.join("modules").exists() {
         symlink(&modules, only.join("modules")).context("failed to link a folder")?;
     }
-    pack_following(&only, &end)?;
+    // The trailing slash makes find enter the link.
+    pack(busybox, &only, "modules/", &end)?;
     Ok(into)
 }
 
@@ -100,20 +102,12 @@ fn create_parent(path: &Path) -> Result<()> {
     fs::create_dir_all(parent).with_context(|| format!("failed to create {}", parent.display()))
 }
 
-fn pack(folder: &Path, into: &File) -> Result<()> {
-    archive(folder, "find . | busybox cpio -o -H newc", into)
-}
-
-/// The trailing slash makes find enter the link.
-fn pack_following(folder: &Path, into: &File) -> Result<()> {
-    archive(folder, "find modules/ | busybox cpio -o -H newc", into)
-}
-
-fn archive(folder: &Path, pipeline: &str, into: &File) -> Result<()> {
+/// Packs what is below `start` in the only format that kernels unpack.
+fn pack(busybox: &Path, folder: &Path, start: &str, into: &File) -> Result<()> {
     let into = into.try_clone().context("failed to share a file")?;
     let mut shell = Command::new("sh");
-    shell.args(["-c", pipeline]).current_dir(folder).stdin(Stdio::null()).stdout(into);
-    command::run_quietly(&mut shell)
+    shell.args(["-c", "find \"$1\" | \"$0\" cpio -o -H newc"]).arg(busybox).arg(start);
+    command::run_quietly(shell.current_dir(folder).stdin(Stdio::null()).stdout(into))
 }
 
 /// Paths of the libraries in what ldd prints.

@@ -4,6 +4,7 @@
 
 mod archive;
 mod catalog;
+mod emulator;
 mod guest;
 mod image;
 mod initramfs;

@@ -9,14 +9,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    Kernel, guest,
+    Kernel,
+    emulator::Emulator,
+    guest,
     image::Image,
     initramfs::{self, Initramfs},
 };
 use crate::{
     ci::{Counts, Outcome, Verdict},
     clock::Stopwatch,
-    command, debian, e2e, workspace,
+    e2e, workspace,
 };
 
 /// The guest's command. What it prints after `guest:` is read below.
@@ -31,8 +33,8 @@ echo \"guest: e2e $?\"
 
 /// Boots each kernel, some at a time, with the agent and its tests inside; what cannot be had is skipped aloud.
 pub fn steps(kernels: &[Kernel], tests: &e2e::Programs) -> Vec<Outcome> {
-    match prepare(tests) {
-        Ok(packed) => boot_all(kernels, &packed),
+    match Equipment::prepare(tests) {
+        Ok(equipment) => boot_all(kernels, &equipment),
         Err(reason) => kernels.iter().map(|kernel| skipped(*kernel, &reason)).collect(),
     }
 }
@@ -45,33 +47,36 @@ fn skipped(kernel: Kernel, reason: &anyhow::Error) -> Outcome {
     Outcome::single(&name_of(kernel), Verdict::Skipped(format!("NOT TESTED: {reason:#}")))
 }
 
-/// Gets the emulator, and packs what every guest has.
-fn prepare(tests: &e2e::Programs) -> Result<PathBuf> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("only x86-64 kernels are booted");
+/// What every guest shares.
+struct Equipment {
+    emulator: Emulator,
+    packed: PathBuf,
+}
+
+impl Equipment {
+    /// Gets the emulator, and packs what every guest has.
+    fn prepare(tests: &e2e::Programs) -> Result<Self> {
+        if !cfg!(target_arch = "x86_64") {
+            bail!("only x86-64 kernels are booted");
+        }
+        let emulator = Emulator::obtain()?;
+        let guests = workspace::target().join("kernels/guests");
+        let root = Initramfs::new(guests.join("root"), &emulator.busybox)?;
+        root.write("command", COMMAND)?;
+        root.add_program(&tests.agent, Path::new("test/pktscope"))?;
+        root.add_program(&tests.e2e, Path::new("test/deps/e2e"))?;
+        for program in &tests.beside {
+            let name = program.file_name().context("a program has a name")?;
+            root.add_program(program, &Path::new("test").join(name))?;
+        }
+        let packed = guests.join("initramfs");
+        root.pack(&packed)?;
+        Ok(Self { packed, emulator })
     }
-    let missing = guest::missing_programs();
-    if !missing.is_empty() {
-        let packages = missing.join(" ");
-        command::say(&format!("will install these Debian packages to boot kernels: {packages}"));
-        debian::install_packages(&packages).context("kernels cannot be booted here")?;
-    }
-    let guests = workspace::target().join("kernels/guests");
-    let root = Initramfs::new(guests.join("root"))?;
-    root.write("command", COMMAND)?;
-    root.add_program(&tests.agent, Path::new("test/pktscope"))?;
-    root.add_program(&tests.e2e, Path::new("test/deps/e2e"))?;
-    for program in &tests.beside {
-        let name = program.file_name().context("a program has a name")?;
-        root.add_program(program, &Path::new("test").join(name))?;
-    }
-    let packed = guests.join("initramfs");
-    root.pack(&packed)?;
-    Ok(packed)
 }
 
 /// As many guests at a time as there are processors: each is one busy thread.
-fn boot_all(kernels: &[Kernel], packed: &Path) -> Vec<Outcome> {
+fn boot_all(kernels: &[Kernel], equipment: &Equipment) -> Vec<Outcome> {
     let workers = thread::available_parallelism().map_or(1, usize::from).min(kernels.len());
     let waiting = Mutex::new(kernels.iter().copied().enumerate().rev().collect::<Vec<_>>());
     let done = Mutex::new(Vec::new());
@@ -80,7 +85,7 @@ fn boot_all(kernels: &[Kernel], packed: &Path) -> Vec<Outcome> {
             scope.spawn(|| {
                 let next = || waiting.lock().expect("no guest panics").pop();
                 while let Some((at, kernel)) = next() {
-                    let outcome = boot(kernel, packed);
+                    let outcome = boot(kernel, equipment);
                     done.lock().expect("no guest panics").push((at, outcome));
                 }
             });
@@ -91,20 +96,20 @@ fn boot_all(kernels: &[Kernel], packed: &Path) -> Vec<Outcome> {
     done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-fn boot(kernel: Kernel, packed: &Path) -> Outcome {
+fn boot(kernel: Kernel, equipment: &Equipment) -> Outcome {
     let watch = Stopwatch::start();
-    let outcome = match Image::obtain(kernel) {
-        Ok(image) => run(kernel, &image, packed)
+    let outcome = match Image::obtain(kernel, &equipment.emulator.busybox) {
+        Ok(image) => run(kernel, &image, equipment)
             .unwrap_or_else(|reason| Outcome::single(&name_of(kernel), Verdict::Failed(format!("{reason:#}")))),
         Err(reason) => skipped(kernel, &reason),
     };
     Outcome { took: watch.elapsed(), ..outcome }
 }
 
-fn run(kernel: Kernel, image: &Image, packed: &Path) -> Result<Outcome> {
+fn run(kernel: Kernel, image: &Image, equipment: &Equipment) -> Result<Outcome> {
     let folder = guest::folder(kernel.series)?;
-    let initramfs = initramfs::with_modules(packed, image, &folder)?;
-    let report = guest::boot(image, &initramfs, &folder)?;
+    let initramfs = initramfs::with_modules(&equipment.packed, image, &folder, &equipment.emulator.busybox)?;
+    let report = guest::boot(&equipment.emulator, image, &initramfs, &folder)?;
     let text: String = report.output.lines().map(|line| format!("[{}] {line}\n", kernel.series)).collect();
     eprint!("{text}");
     Ok(judge(kernel, &image.version, &report))
