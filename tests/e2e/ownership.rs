@@ -33,7 +33,7 @@ fn expect_owner(end: &Event, report: &Report) {
     assert_eq!(end.pid(), report.pid, "{end}");
     assert_eq!(end.text("process.executable"), report.executable, "{end}");
     assert_eq!(end.text("process.name"), report.comm, "{end}");
-    assert_eq!(end.number("process.parent.pid"), report.parent.into(), "{end}");
+    assert_eq!(end.number("process.parent.pid"), u64::from(report.parent), "{end}");
     assert_eq!(end.text("user.id"), report.uid.to_string(), "{end}");
 }
 
@@ -83,7 +83,7 @@ fn expect_handover(reports: &[Report]) {
     let [creator, sender] = reports else { panic!("{reports:?}") };
     let end = end_of(&AGENT, sender);
     assert_eq!(end.pid(), sender.pid, "the sender owns it: {end}");
-    assert_eq!(end.number("pktscope.attribution.creator_pid"), creator.pid.into(), "{end}");
+    assert_eq!(end.number("pktscope.attribution.creator_pid"), u64::from(creator.pid), "{end}");
     assert_eq!(end.text("process.executable"), sender.executable);
 }
 
@@ -134,7 +134,7 @@ fn each_pre_forked_worker_owns_what_it_serves() {
     assert_eq!(served.len(), 3);
     for worker in &served {
         let end = expect_accepted(worker);
-        assert_eq!(end.number("pktscope.attribution.creator_pid"), listener.pid.into(), "{end}");
+        assert_eq!(end.number("pktscope.attribution.creator_pid"), u64::from(listener.pid), "{end}");
     }
 }
 
