@@ -17,6 +17,7 @@ pub mod event;
 pub mod flow;
 pub mod hold;
 pub mod ledger;
+pub mod names;
 pub mod pipeline;
 pub mod process;
 pub mod time;
