@@ -99,8 +99,15 @@ fn full_tables_stay_within_their_stated_memory() {
         let flow = flow(cookie, Transport::TCP, 443);
         let bytes = [&b"\x16\x03\x01\x04\x00\x01\x00\x03\xfc\x03\x03"[..], &[0; 900]].concat();
         let direction = Direction::Egress;
-        let payload =
-            Payload { flow, direction, at: BootTime(cookie), sequence: Some(0), bytes: bytes.into(), missing_bytes: 0 };
+        let payload = Payload {
+            flow,
+            user: None,
+            direction,
+            at: BootTime(cookie),
+            sequence: Some(0),
+            bytes: bytes.into(),
+            missing_bytes: 0,
+        };
         dissector.observe(&payload, &mut Vec::new());
     }
     let held = HELD.load(Relaxed) - before;
