@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use crate::{
@@ -16,10 +16,9 @@ use pktscope_tests::{
     event::Event,
     flow::{DEADLINE, Side},
     machine::{missing_privilege, missing_program, output_of},
-    namespace::{Host, Pair},
+    namespace::Host,
     server::{HttpServer, UdpServer},
     skip_if,
-    wait::wait_until,
 };
 use tempfile::TempDir;
 

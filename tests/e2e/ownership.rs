@@ -258,3 +258,42 @@ fn a_pid_namespace_s_process_has_the_agent_s_pid() {
     assert_ne!(end.pid(), 1, "{end}");
     assert_eq!(end.text("process.executable"), built("traffic").to_str().unwrap(), "{end}");
 }
+
+#[test]
+fn a_reused_process_id_is_another_process() {
+    skip_if!(missing_privilege());
+    let (pair, server) = with_server();
+    let folder = TempDir::new().unwrap();
+    let mut first = Traffic::new(&pair.near.namespace, &format!("tcp --to {} --pause", server.addr)).start().unwrap();
+    let pid = first.report().unwrap().pid;
+    first.finish().unwrap();
+    let mut entities = Vec::new();
+    for name in ["first-life", "second-life"] {
+        let run = format!("--as-pid {pid} tcp --to {}", server.addr);
+        let report = Traffic::of(&copy(&folder, name), &pair.near.namespace, &run).run().unwrap();
+        assert_eq!(report.pid, pid);
+        let end = end_of(&AGENT, &report);
+        expect_owner(&end, &report);
+        entities.push(end.text("process.entity_id").to_owned());
+    }
+    assert_ne!(entities[0], entities[1]);
+}
+
+#[test]
+fn equal_connections_of_two_namespaces_are_two_flows() {
+    skip_if!(missing_privilege());
+    let one = pair();
+    let two = one.twin().unwrap();
+    let (from, to) = (SocketAddr::from((one.near.v4, 5000)), SocketAddr::from((one.far.v4, 5001)));
+    let run = format!("udp --from {from} --to {to} --connected --linger");
+    let start = |pair: &Pair| Traffic::new(&pair.near.namespace, &run).start().unwrap();
+    let mut both = [start(&one), start(&two)];
+    let sent = both.each_mut().map(|running| running.report().unwrap());
+    both.into_iter().for_each(|running| drop(running.finish().unwrap()));
+    assert_eq!((sent[0].local, sent[0].remote), (sent[1].local, sent[1].remote));
+    for report in &sent {
+        let end = AGENT
+            .expect(DEADLINE, &format!("flow of {report:?}"), |event| event.is_flow_end() && event.pid() == report.pid);
+        assert_eq!((end.number("source.packets"), end.number("source.bytes")), (10, 10 * 128), "{end}");
+    }
+}

@@ -58,6 +58,9 @@ fn main() -> Result<()> {
     if arguments.disguise.memfd {
         return disguise::run_from_memory();
     }
+    if let Some(child) = arguments.disguise.as_pid.map(disguise::fork_as).transpose()?.filter(|child| *child != 0) {
+        return handover::wait(child);
+    }
     arguments.disguise.put_on()?;
     if arguments.disguise.thread {
         let worker = std::thread::Builder::new().name("second-thread".into()).spawn(|| run(arguments.kind))?;
