@@ -13,12 +13,15 @@ use crate::{
     standing::{AGENT, pair},
 };
 use pktscope_tests::{
+    agent::AgentOptions,
     event::Event,
-    flow::{DEADLINE, Side},
+    flow::{DEADLINE, Side, end_of},
     machine::{missing_privilege, missing_program, output_of},
-    namespace::Host,
-    server::{HttpServer, UdpServer},
+    mmdb,
+    namespace::{Host, Pair},
+    server::{HttpServer, TcpServer, UdpServer},
     skip_if,
+    traffic::{Traffic, built},
 };
 use tempfile::TempDir;
 
@@ -161,7 +164,7 @@ print(os.getpid())
 fn a_hello_in_several_segments_is_read_whole() {
     skip_if!(missing_programs(&["python3"]));
     let pair = pair();
-    let server = pktscope_tests::server::TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 10).unwrap();
+    let server = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 10).unwrap();
     let mut python = pair.near.namespace.command("python3");
     let pid = output_of(python.args(["-c", SPLIT_HELLO, &server.addr.to_string()])).trim().parse().unwrap();
     let flow = expect_flow(pid, server.addr, "a named flow", |event| !event.text("destination.domain").is_empty());
@@ -246,14 +249,14 @@ fn a_swapped_binary_and_a_script_have_hashes_of_what_ran() {
     let mut hashes = Vec::new();
     for tail in [&b"first"[..], b"second"] {
         // A few bytes after an ELF image change its hash, not what it does. A new file, so a new inode.
-        let mut image = fs::read(pktscope_tests::traffic::built("traffic")).unwrap();
+        let mut image = fs::read(built("traffic")).unwrap();
         image.extend(tail);
         let next = folder.path().join("next");
         fs::write(&next, image).unwrap();
         fs::set_permissions(&next, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         fs::rename(&next, &program).unwrap();
         let run = format!("udp --to {} --pause", sink.addr);
-        let mut running = pktscope_tests::traffic::Traffic::of(&program, &pair.near.namespace, &run).start().unwrap();
+        let mut running = Traffic::of(&program, &pair.near.namespace, &run).start().unwrap();
         let pid = running.report().unwrap().pid;
         running.go_on().unwrap();
         running.finish().unwrap();
@@ -264,4 +267,24 @@ fn a_swapped_binary_and_a_script_have_hashes_of_what_ran() {
         hashes.push(hash);
     }
     assert_ne!(hashes[0], hashes[1]);
+}
+
+#[test]
+fn destinations_have_country_and_system_where_they_are_public() {
+    skip_if!(missing_privilege());
+    let countries = mmdb::countries(&[([45, 33, 0, 0].into(), 16, "US"), ([10, 0, 0, 0].into(), 8, "XX")]);
+    let systems = mmdb::systems(&[([45, 33, 0, 0].into(), 16, 63_949, "Akamai Connected Cloud")]);
+    let options = AgentOptions::new().unwrap().file("--geoip-country", "country.mmdb", &countries).unwrap();
+    let agent = options.file("--geoip-asn", "asn.mmdb", &systems).unwrap().start().unwrap();
+    let pair = Pair::new().unwrap();
+    let send = |to: &str| {
+        let report = Traffic::new(&pair.near.namespace, &format!("udp --to {to}:9")).run().unwrap();
+        end_of(&agent, &report)
+    };
+    let public = send("45.33.32.156");
+    assert_eq!(public.text("destination.geo.country_iso_code"), "US", "{public}");
+    assert_eq!(public.number("destination.as.number"), 63_949, "{public}");
+    assert_eq!(public.text("destination.as.organization.name"), "Akamai Connected Cloud");
+    let private = send(&pair.far.v4.to_string());
+    assert_eq!(private.get("destination.geo"), None, "private space is never looked up: {private}");
 }

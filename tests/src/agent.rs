@@ -66,9 +66,17 @@ impl AgentOptions {
     /// # Errors
     /// Where the file can't be written.
     pub fn config(self, toml: &str) -> Result<Self> {
-        let path = self.folder.path().join("pktscope.toml");
-        fs::write(&path, toml).with_context(|| format!("failed to write {}", path.display()))?;
-        Ok(self.flag("--config", path))
+        self.file("--config", "pktscope.toml", toml.as_bytes())
+    }
+
+    /// Writes a file and gives it as a flag's value.
+    ///
+    /// # Errors
+    /// Where the file can't be written.
+    pub fn file(self, flag: &str, name: &str, content: &[u8]) -> Result<Self> {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).with_context(|| format!("failed to write {}", path.display()))?;
+        Ok(self.flag(flag, path))
     }
 
     /// Keeps its state in this folder, to be shared with another agent.
