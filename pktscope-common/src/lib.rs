@@ -2,3 +2,11 @@
 //!
 //! Kernel programs write these records; the agent parses their bytes. Nothing here does I/O.
 #![no_std]
+
+pub mod counters;
+pub mod knobs;
+pub mod limits;
+pub mod record;
+pub mod state;
+#[cfg(feature = "user")]
+mod user;

@@ -6,9 +6,7 @@ mod build_ebpf;
 mod ci;
 mod clock;
 mod command;
-mod debian;
 mod e2e;
-mod kernels;
 mod root;
 mod run;
 mod tidy;
@@ -40,8 +38,6 @@ enum Task {
     Ci,
     /// Run the end-to-end tests as root, in network namespaces of their own
     E2e(e2e::E2eArguments),
-    /// Boot other kernels with the agent and its end-to-end tests inside
-    Kernels(kernels::KernelArguments),
     /// Check the source against the project's rules
     Tidy,
     /// Find the tool chain of the kernel programs, or set it up
@@ -63,9 +59,8 @@ fn take(task: Task) -> Result<ExitCode> {
         Task::Build(arguments) => run::build(&arguments)?,
         Task::Run(arguments) => run::run(&arguments)?,
         Task::Test(arguments) => return ci::test(&arguments),
-        Task::Ci => return ci::test(&ci::TestArguments::default()),
+        Task::Ci => return ci::test(&ci::TestArguments::ci()),
         Task::E2e(arguments) => e2e::run(&arguments)?,
-        Task::Kernels(arguments) => return kernels::run(&arguments),
         Task::Tidy => tidy::run()?,
         Task::Toolchain => toolchain::show()?,
     }

@@ -159,6 +159,12 @@ pub struct TcpReport {
     pub retransmitted: u32,
     /// Smoothed round trip in microseconds; 0 where not known.
     pub srtt_us: u32,
+    /// Whether the other side's FIN was received before the socket ended.
+    pub has_fin_received: bool,
+    /// Whether the other side reset the connection.
+    pub is_reset_received: bool,
+    /// Whether this side reset the connection.
+    pub is_reset_sent: bool,
 }
 
 /// A socket's flow, as the kernel counts it: totals so far.
@@ -229,8 +235,6 @@ pub struct Payload {
     pub flow: FlowRef,
     /// `Egress` where this host's socket sent it, `Ingress` where it received it.
     pub direction: Direction,
-    /// The process using the socket; `None` where nobody is known, and in a capture.
-    pub user: Option<Stamp>,
     /// When.
     pub at: BootTime,
     /// TCP sequence number of the first byte; `None` of UDP.

@@ -1,2 +1,19 @@
-//! Loads and attaches the kernel programs, reads their records.
+//! The kernel side of the agent: loads and attaches the programs, reads their records, sweeps what they keep.
+//!
+//! In: a cgroup to watch. Out: [`crate::core::event::Event`]s. Never decides what an event means, and never lets one
+//! program's refusal stop the others.
+
+mod attach;
+mod btf;
+mod error;
+mod hooks;
 pub mod interfaces;
+mod load;
+mod peers;
+mod ring;
+mod session;
+mod sys;
+
+pub use error::SensorError;
+pub use hooks::{Hook, HookStatus};
+pub use session::{Sensor, SensorSettings, SweepKind};

@@ -1,0 +1,87 @@
+//! What the agent tells the kernel programs before they are loaded: offsets of kernel fields, and what may be called.
+//!
+//! The programs read them from frozen read-only data, so the verifier knows each as a constant: a typed load at a
+//! constant offset is checked against the kernel's own BTF, and branches not taken are removed.
+
+macro_rules! fields {
+    ($($variant:ident = $structure:literal . $member:literal,)*) => {
+        /// A kernel field that the programs read; its offset stands at this index of the offsets' array.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        #[expect(missing_docs, reason = "each names the field beside it")]
+        pub enum Field { $($variant,)* }
+
+        /// The structure and the path of members of each [`Field`], in its order.
+        pub const FIELDS: &[(&str, &str)] = &[$(($structure, $member),)*];
+    };
+}
+
+fields! {
+    TaskGroupLeader = "task_struct"."group_leader",
+    TaskRealParent = "task_struct"."real_parent",
+    TaskTgid = "task_struct"."tgid",
+    TaskStartBoottime = "task_struct"."start_boottime",
+    TaskExitCode = "task_struct"."exit_code",
+    TaskSignal = "task_struct"."signal",
+    TaskCred = "task_struct"."cred",
+    TaskMm = "task_struct"."mm",
+    TaskComm = "task_struct"."comm",
+    TaskCgroups = "task_struct"."cgroups",
+    CredEuid = "cred"."euid",
+    SignalLive = "signal_struct"."live",
+    MmArgStart = "mm_struct"."arg_start",
+    MmArgEnd = "mm_struct"."arg_end",
+    BprmExec = "linux_binprm"."exec",
+    BprmFile = "linux_binprm"."file",
+    FileInode = "file"."f_inode",
+    InodeNumber = "inode"."i_ino",
+    InodeSuper = "inode"."i_sb",
+    SuperDevice = "super_block"."s_dev",
+    CssSetDefaultCgroup = "css_set"."dfl_cgrp",
+    CgroupNode = "cgroup"."kn",
+    KernfsId = "kernfs_node"."id",
+    SocketSk = "socket"."sk",
+    SockFamily = "sock"."__sk_common.skc_family",
+    SockState = "sock"."__sk_common.skc_state",
+    SockCookie = "sock"."__sk_common.skc_cookie",
+    SockNet = "sock"."__sk_common.skc_net.net",
+    SockFlags = "sock"."__sk_common.skc_flags",
+    SockProtocol = "sock"."sk_protocol",
+    SockType = "sock"."sk_type",
+    SockErr = "sock"."sk_err",
+    NetCookie = "net"."net_cookie",
+    TcpBytesSent = "tcp_sock"."bytes_sent",
+    TcpBytesRetransmitted = "tcp_sock"."bytes_retrans",
+    TcpBytesReceived = "tcp_sock"."bytes_received",
+    TcpTotalRetransmitted = "tcp_sock"."total_retrans",
+    TcpSrtt = "tcp_sock"."srtt_us",
+    TcpRcvNxt = "tcp_sock"."rcv_nxt",
+}
+
+/// Number of [`Field`]s.
+pub const FIELD_COUNT: usize = FIELDS.len();
+
+/// Offset of a field that this kernel does not have; programs that need it are not loaded.
+pub const NO_OFFSET: u64 = u64::MAX;
+
+/// Bits of the `FEATURES` global: what this kernel lets programs call.
+pub mod features {
+    /// `bpf_get_current_task_btf` (since 5.11): typed loads from the current task.
+    pub const TASK_BTF: u64 = 1;
+    /// `bpf_probe_read_kernel`: not under lockdown.
+    pub const PROBE_READ: u64 = 1 << 1;
+    /// `bpf_skc_to_mptcp_sock` (since 6.0).
+    pub const MPTCP: u64 = 1 << 2;
+    /// Payload is inspected for server names and DNS.
+    pub const PAYLOAD: u64 = 1 << 3;
+    /// `bpf_get_netns_cookie` in `cgroup_skb` programs.
+    pub const SKB_NETNS: u64 = 1 << 4;
+}
+
+/// Slots of the `SETTINGS` array, which the agent may change while the programs run.
+pub mod settings {
+    /// 1: a sweep also reports sockets that have not changed.
+    pub const FULL_SWEEP: u32 = 0;
+    /// Number of slots.
+    pub const COUNT: u32 = 1;
+}

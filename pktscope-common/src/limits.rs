@@ -1,0 +1,18 @@
+//! Lengths and sizes that both sides agree on.
+
+/// `TASK_COMM_LEN` of include/linux/sched.h.
+pub const COMM_BYTES: usize = 16;
+/// Room for the path given to `execve`; longer ones are cut and looked up in `/proc`.
+pub const FILENAME_BYTES: usize = 256;
+/// Room for the arguments of `execve`, zero-separated; a power of two, so that a length can be masked.
+pub const ARGUMENTS_BYTES: usize = 512;
+/// Room for a packet's payload: more than an Ethernet frame carries; a power of two, so that a length can be masked.
+pub const PAYLOAD_BYTES: usize = 2048;
+/// Default size of the ring buffer in bytes: 30,000 socket records.
+pub const RING_BYTES: u32 = 8 << 20;
+/// Default number of peers of unconnected sockets that are counted apart.
+pub const PEER_ENTRIES: u32 = 65_536;
+/// Number of sockets whose peers can overflow and still be counted for their owner.
+pub const OVERFLOW_ENTRIES: u32 = 4_096;
+/// Number of interfaces whose MTU is known.
+pub const INTERFACE_ENTRIES: u32 = 1_024;

@@ -1,0 +1,195 @@
+//! What the kernel keeps for each socket and each peer.
+
+/// A process stamped on a socket. `pid` 0: nobody.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Start of the process's first thread, nanoseconds since boot.
+    pub started_at: u64,
+    /// cgroup2 id.
+    pub cgroup_id: u64,
+    /// Process (kernel tgid) in the initial pid namespace.
+    pub pid: u32,
+    /// Effective user id.
+    pub uid: u32,
+}
+
+/// IP-layer bytes and packets on the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes sent, headers included.
+    pub sent_bytes: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Bytes received, headers included.
+    pub received_bytes: u64,
+    /// Packets received.
+    pub received_packets: u64,
+    /// Of `sent_bytes`: headers that segmentation offload adds after counting.
+    pub sent_header_bytes: u64,
+    /// Of `received_bytes`: headers that receive offload removed before counting.
+    pub received_header_bytes: u64,
+}
+
+/// Both ends of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuple {
+    /// This side's address; IPv4 as `::ffff:a.b.c.d`.
+    pub local_addr: [u8; 16],
+    /// The other side's address; IPv4 as `::ffff:a.b.c.d`.
+    pub remote_addr: [u8; 16],
+    /// This side's port in network order; the identifier of an ICMP echo; 0 where there is none.
+    pub local_port: [u8; 2],
+    /// The other side's port in network order; 0 where there is none.
+    pub remote_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// ICMP type of the first message.
+    pub icmp_type: u8,
+    /// ICMP code of the first message.
+    pub icmp_code: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// What the kernel keeps with a socket.
+///
+/// With the 72 bytes that the kernel puts in front (include/linux/bpf_local_storage.h, `bpf_local_storage_elem`) it fills
+/// a 256-byte slab object, and everything a connected socket's packet touches shares one cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketState {
+    /// [`flags`].
+    pub flags: u32,
+    /// Process last seen sending; 0 for nobody yet.
+    pub sender: u32,
+    /// Of the socket's connection, or its first peer.
+    pub counts: Counts,
+    /// The connection, or the first peer.
+    pub tuple: Tuple,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Network namespace cookie; 0 where not known.
+    pub netns: u64,
+    /// First packet, nanoseconds since boot.
+    pub started_at: u64,
+    /// Interface of the first packet.
+    pub interface: u32,
+    /// [`method`].
+    pub method: u8,
+    /// Segments inspected for a server name so far.
+    pub inspected: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Who uses the socket.
+    pub user: Stamp,
+    /// Who made the socket.
+    pub creator: Stamp,
+    /// Packets both ways at the last report.
+    pub reported_packets: u64,
+}
+
+/// Identifies a peer of an unconnected socket, a handshake at a listener, or a kernel socket's packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerKey {
+    /// The socket's cookie; 0 for handshakes and kernel sockets.
+    pub cookie: u64,
+    /// Network namespace cookie; 0 where not known.
+    pub netns: u64,
+    /// Both ends; the ICMP fields are zero.
+    pub tuple: Tuple,
+}
+
+/// What is counted of a peer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerState {
+    /// Bytes and packets.
+    pub counts: Counts,
+    /// First packet, nanoseconds since boot.
+    pub started_at: u64,
+    /// Interface of the first packet.
+    pub interface: u32,
+    /// [`flags`].
+    pub flags: u32,
+    /// [`method`].
+    pub method: u8,
+    /// ICMP type of the first message.
+    pub icmp_type: u8,
+    /// ICMP code of the first message.
+    pub icmp_code: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+    /// Who used the socket when the peer was first met, or sent to it since.
+    pub user: Stamp,
+    /// Who made the socket.
+    pub creator: Stamp,
+}
+
+/// Bits of [`SocketState::flags`] and [`PeerState::flags`].
+pub mod flags {
+    /// Tuple, cookie and start are filled in.
+    pub const REGISTERED: u32 = 1;
+    /// A connected TCP socket with nothing left to inspect: its packets need no look at their headers.
+    pub const FAST_TCP: u32 = 1 << 1;
+    /// A registered socket of another protocol with nothing left to inspect.
+    pub const FAST_OTHER: u32 = 1 << 2;
+    /// This side sent first.
+    pub const ACTIVE: u32 = 1 << 3;
+    /// The other side sent first.
+    pub const PASSIVE: u32 = 1 << 4;
+    /// Nobody's: no process was seen making it and none held it when the agent started.
+    pub const UNOWNED: u32 = 1 << 5;
+    /// Several processes held it when the agent started.
+    pub const SHARED: u32 = 1 << 6;
+    /// Some of its peers are in the peer table.
+    pub const HAS_PEERS: u32 = 1 << 7;
+    /// A TCP handshake that a listener saw.
+    pub const HANDSHAKE: u32 = 1 << 8;
+    /// The kernel's own socket.
+    pub const KERNEL: u32 = 1 << 9;
+    /// TCP: reset by the other side.
+    pub const RESET_RECEIVED: u32 = 1 << 10;
+    /// TCP: reset by this side.
+    pub const RESET_SENT: u32 = 1 << 11;
+    /// TCP: the handshake was completed.
+    pub const ESTABLISHED: u32 = 1 << 12;
+    /// TCP: the other side's FIN was received.
+    pub const FIN_RECEIVED: u32 = 1 << 13;
+    /// Older than the agent: its first packets were not counted.
+    pub const OLD: u32 = 1 << 14;
+    /// The last packet sent went to a peer that is in the peer table.
+    pub const LAST_SENT_TO_PEER: u32 = 1 << 15;
+    /// A raw socket: it also gets copies of packets that others asked for.
+    pub const RAW: u32 = 1 << 16;
+}
+
+/// Values of [`SocketState::method`]: how the user is known.
+pub mod method {
+    /// Nobody is known.
+    pub const NONE: u8 = 0;
+    /// It made the socket.
+    pub const CREATE: u8 = 1;
+    /// It connected the socket.
+    pub const CONNECT: u8 = 2;
+    /// It sent.
+    pub const SEND: u8 = 3;
+    /// The socket was accepted from a listener that it used.
+    pub const ACCEPT: u8 = 4;
+    /// It held the socket when the agent started.
+    pub const SNAPSHOT: u8 = 5;
+    /// It received.
+    pub const RECEIVE: u8 = 6;
+    /// It bound the socket.
+    pub const BIND: u8 = 7;
+}
+
+const _: () = assert!(size_of::<Stamp>() == 24);
+const _: () = assert!(size_of::<Counts>() == 48);
+const _: () = assert!(size_of::<Tuple>() == 40);
+const _: () = assert!(size_of::<SocketState>() == 184);
+const _: () = assert!(size_of::<PeerKey>() == 56);
+const _: () = assert!(size_of::<PeerState>() == 120);

@@ -1,0 +1,12 @@
+//! Marks the map keys and values that the agent reads and writes as plain bytes.
+
+use crate::state::{Counts, PeerKey, PeerState, SocketState};
+
+// SAFETY: repr(C), integers only, no padding (the sizes are asserted in `state`), every bit pattern valid.
+unsafe impl aya::Pod for SocketState {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PeerKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PeerState {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Counts {}

@@ -1,0 +1,182 @@
+//! Reports of sockets: at their end, and when a sweep finds that they have grown.
+
+use core::{ffi::c_void, mem::MaybeUninit, ptr::addr_of_mut};
+
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_skc_to_tcp_sock};
+use pktscope_common::{
+    counters::Counter,
+    knobs::{Field, settings},
+    record::{RecordKind, SocketRecord},
+    state::{Counts, SocketState, flags},
+};
+
+use crate::{
+    emit,
+    header::{context, protocol},
+    kernel::{self, Kernel},
+    maps::{SETTINGS, SOCKETS},
+};
+
+/// `SOCK_DONE` of include/net/sock.h: the other side's FIN was received (net/ipv4/tcp_input.c, `tcp_fin`).
+const SOCK_DONE: u64 = 1 << 1;
+
+/// What only a tracing program can read of a TCP socket.
+#[derive(Clone, Copy, Default)]
+struct TcpDetail {
+    payload_sent_bytes: u64,
+    payload_received_bytes: u64,
+    retransmitted: u32,
+    srtt_us: u32,
+    flags: u32,
+    error: u16,
+    state: u8,
+}
+
+/// A socket that is not TCP is released by its last holder.
+#[inline(always)]
+pub fn released(sock: *mut bpf_sock) {
+    if context!(sock, protocol) == u32::from(protocol::TCP) {
+        return;
+    }
+    if let Some(state) = unsafe { SOCKETS.get(sock.cast(), 0).as_mut() } {
+        end(state, TcpDetail::default());
+    }
+}
+
+/// A TCP socket dies: closed, or replaced by a TIME_WAIT one.
+#[inline(always)]
+pub fn tcp_destroyed(sk: *mut c_void) {
+    let Some(state) = (unsafe { SOCKETS.get(sk, 0).as_mut() }) else { return };
+    if state.flags & flags::REGISTERED != 0 {
+        end(state, tcp_detail(sk));
+    }
+}
+
+/// A socket connects again: its earlier connection is over.
+#[inline(always)]
+pub fn reconnected(state: &mut SocketState) {
+    end(state, TcpDetail::default());
+    state.counts = Counts::default();
+    state.reported_packets = 0;
+    state.flags &= flags::UNOWNED | flags::SHARED | flags::RAW | flags::HAS_PEERS;
+}
+
+/// A reset is noted with its socket.
+#[inline(always)]
+pub fn reset(sk: *mut c_void, bit: u32) {
+    if sk.is_null() {
+        return;
+    }
+    if let Some(state) = unsafe { SOCKETS.get(sk, 0).as_mut() } {
+        state.flags |= bit;
+    }
+}
+
+/// Reports a socket's end. Where the ring is full its bytes are counted as lost.
+#[inline(always)]
+fn end(state: &mut SocketState, tcp: TcpDetail) {
+    if state.flags & flags::REGISTERED == 0 {
+        return;
+    }
+    if !report(RecordKind::SocketEnd, Counter::EndRingFull, state, tcp) {
+        emit::count(Counter::EndRingFullSentBytes, state.counts.sent_bytes);
+        emit::count(Counter::EndRingFullReceivedBytes, state.counts.received_bytes);
+    }
+    state.reported_packets = packets(state);
+}
+
+#[inline(always)]
+fn packets(state: &SocketState) -> u64 {
+    state.counts.sent_packets + state.counts.received_packets
+}
+
+/// Context of `iter/bpf_sk_storage_map` (net/core/bpf_sk_storage.c, `bpf_iter__bpf_sk_storage_map`).
+#[repr(C)]
+pub struct SocketElement {
+    meta: u64,
+    map: u64,
+    sk: *mut c_void,
+    value: *mut SocketState,
+}
+
+/// Reports a socket that has seen packets since its last report.
+#[inline(always)]
+pub fn swept(ctx: *const SocketElement) {
+    let sk = context!(ctx, sk);
+    let value = context!(ctx, value);
+    let Some(state) = (unsafe { value.as_mut() }) else { return };
+    if sk.is_null() || state.flags & flags::REGISTERED == 0 {
+        return;
+    }
+    let packets = packets(state);
+    if packets == state.reported_packets && !is_full_sweep() {
+        return;
+    }
+    if report(RecordKind::SocketOpen, Counter::SweepRingFull, state, tcp_detail(sk)) {
+        state.reported_packets = packets;
+    }
+}
+
+#[inline(always)]
+fn is_full_sweep() -> bool {
+    SETTINGS.get(settings::FULL_SWEEP).copied().unwrap_or(0) != 0
+}
+
+/// Reads a TCP socket; zeros for any other.
+#[inline(always)]
+fn tcp_detail(sk: *mut c_void) -> TcpDetail {
+    // SAFETY: the helper takes any socket and gives null where it is not TCP.
+    let tcp: Kernel = unsafe { bpf_skc_to_tcp_sock(sk) }.cast_const().cast();
+    if tcp.is_null() {
+        return TcpDetail::default();
+    }
+    let sk = sk as Kernel;
+    let sent: u64 = kernel::read(tcp, Field::TcpBytesSent);
+    let again: u64 = kernel::read(tcp, Field::TcpBytesRetransmitted);
+    let received: u64 = kernel::read(tcp, Field::TcpBytesReceived);
+    let has_fin = kernel::read::<u64>(sk, Field::SockFlags) & SOCK_DONE != 0;
+    let is_established = kernel::read::<u32>(tcp, Field::TcpRcvNxt) != 0;
+    TcpDetail {
+        payload_sent_bytes: sent.wrapping_sub(again),
+        // The FIN takes a place in the sequence (net/ipv4/tcp_input.c, `tcp_rcv_nxt_update`).
+        payload_received_bytes: received.wrapping_sub(u64::from(has_fin)),
+        retransmitted: kernel::read(tcp, Field::TcpTotalRetransmitted),
+        // Eighths (include/linux/tcp.h).
+        srtt_us: kernel::read::<u32>(tcp, Field::TcpSrtt) >> 3,
+        flags: if has_fin { flags::FIN_RECEIVED } else { 0 } | if is_established { flags::ESTABLISHED } else { 0 },
+        error: kernel::read::<u32>(sk, Field::SockErr) as u16,
+        state: kernel::read(sk, Field::SockState),
+    }
+}
+
+#[inline(always)]
+fn report(kind: RecordKind, loss: Counter, state: &SocketState, tcp: TcpDetail) -> bool {
+    emit::record::<SocketRecord>(loss, |slot| fill(slot, kind, state, tcp))
+}
+
+/// Fills a record field by field: built on the stack first, it would be copied once more.
+#[inline(always)]
+fn fill(slot: &mut MaybeUninit<SocketRecord>, kind: RecordKind, state: &SocketState, tcp: TcpDetail) {
+    let record = slot.as_mut_ptr();
+    // SAFETY: the record is reserved at its full size, and every field of it is written.
+    unsafe {
+        addr_of_mut!((*record).header).write(emit::header::<SocketRecord>(kind));
+        addr_of_mut!((*record).cookie).write(state.cookie);
+        addr_of_mut!((*record).netns).write(state.netns);
+        addr_of_mut!((*record).started_at).write(state.started_at);
+        addr_of_mut!((*record).counts).write(state.counts);
+        addr_of_mut!((*record).tuple).write(state.tuple);
+        addr_of_mut!((*record).user).write(state.user);
+        addr_of_mut!((*record).creator).write(state.creator);
+        addr_of_mut!((*record).payload_sent_bytes).write(tcp.payload_sent_bytes);
+        addr_of_mut!((*record).payload_received_bytes).write(tcp.payload_received_bytes);
+        addr_of_mut!((*record).retransmitted).write(tcp.retransmitted);
+        addr_of_mut!((*record).srtt_us).write(tcp.srtt_us);
+        addr_of_mut!((*record).interface).write(state.interface);
+        addr_of_mut!((*record).flags).write(state.flags | tcp.flags);
+        addr_of_mut!((*record).error).write(tcp.error);
+        addr_of_mut!((*record).tcp_state).write(tcp.state);
+        addr_of_mut!((*record).method).write(state.method);
+        addr_of_mut!((*record).reserved).write(0);
+    }
+}

@@ -1,0 +1,185 @@
+//! Reads of packet headers.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use pktscope_common::state::Tuple;
+
+/// Protocol numbers of IANA's registry.
+pub mod protocol {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const DCCP: u8 = 33;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+    pub const UDPLITE: u8 = 136;
+}
+
+const IPV4_HEADER_BYTES: u32 = 20;
+const IPV6_HEADER_BYTES: u32 = 40;
+/// Extension headers that are followed; a packet with more is read as having its last one as its protocol.
+const EXTENSION_HEADERS: usize = 6;
+
+/// Which way a packet goes, seen from this host.
+pub trait Way {
+    /// Whether this host sends it.
+    const IS_SENT: bool;
+}
+
+/// Leaves the host.
+pub struct Sent;
+/// Arrives at a socket.
+pub struct Received;
+
+impl Way for Sent {
+    const IS_SENT: bool = true;
+}
+
+impl Way for Received {
+    const IS_SENT: bool = false;
+}
+
+/// Reads a field of a context, exactly as wide as it is: the verifier refuses wider loads that a compiler may merge.
+macro_rules! context {
+    ($pointer:expr, $($field:ident).+) => {
+        // SAFETY: a load from the context, which the verifier checks.
+        unsafe { core::ptr::read_volatile(core::ptr::addr_of!((*$pointer).$($field).+)) }
+    };
+}
+pub(crate) use context;
+
+/// Where a packet's parts begin.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    /// Bytes of the IP header, extension headers included.
+    pub network_bytes: u32,
+    /// Whether it is IPv6.
+    pub is_v6: bool,
+}
+
+/// Copies a fixed number of bytes out of a packet; a constant length is what the verifier accepts everywhere.
+#[inline(always)]
+pub fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0u8; N];
+    // SAFETY: `bytes` has N bytes.
+    let result = unsafe { bpf_skb_load_bytes(skb.cast::<c_void>(), offset, bytes.as_mut_ptr().cast(), N as u32) };
+    if result == 0 { Some(bytes) } else { None }
+}
+
+/// Reads both ends of a packet that starts at `offset` with its IP header.
+#[inline(always)]
+pub fn parse<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Option<Layout> {
+    let [first] = load::<1>(skb, offset)?;
+    let layout = match first >> 4 {
+        4 => parse_v4::<W>(skb, offset, tuple)?,
+        6 => parse_v6::<W>(skb, offset, tuple)?,
+        _ => return None,
+    };
+    if layout.network_bytes != 0 {
+        parse_transport::<W>(skb, offset + layout.network_bytes, tuple);
+    }
+    Some(layout)
+}
+
+/// Puts source and destination where `W` says that they belong.
+#[inline(always)]
+fn place<W: Way>(tuple: &mut Tuple, source: [u8; 16], destination: [u8; 16]) {
+    if W::IS_SENT {
+        tuple.local_addr = source;
+        tuple.remote_addr = destination;
+    } else {
+        tuple.local_addr = destination;
+        tuple.remote_addr = source;
+    }
+}
+
+/// `::ffff:a.b.c.d`.
+#[inline(always)]
+fn map_v4(a: u8, b: u8, c: u8, d: u8) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+#[inline(always)]
+fn parse_v4<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Option<Layout> {
+    let ip = load::<{ IPV4_HEADER_BYTES as usize }>(skb, offset)?;
+    place::<W>(tuple, map_v4(ip[12], ip[13], ip[14], ip[15]), map_v4(ip[16], ip[17], ip[18], ip[19]));
+    tuple.protocol = ip[9];
+    Some(Layout { network_bytes: u32::from(ip[0] & 0xf) * 4, is_v6: false })
+}
+
+#[inline(always)]
+fn parse_v6<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Option<Layout> {
+    let source = load::<16>(skb, offset + 8)?;
+    let destination = load::<16>(skb, offset + 24)?;
+    place::<W>(tuple, source, destination);
+    let [mut next] = load::<1>(skb, offset + 6)?;
+    let mut bytes = IPV6_HEADER_BYTES;
+    for _ in 0..EXTENSION_HEADERS {
+        let Some(length) = extension_bytes(skb, next, offset + bytes) else { break };
+        next = length.0;
+        bytes += length.1;
+    }
+    tuple.protocol = next;
+    Some(Layout { network_bytes: bytes, is_v6: true })
+}
+
+/// The protocol after an extension header and the header's length (RFC 8200 section 4); `None` where it is not one.
+#[inline(always)]
+fn extension_bytes(skb: *mut __sk_buff, protocol: u8, at: u32) -> Option<(u8, u32)> {
+    match protocol {
+        // Hop-by-hop, routing, destination options.
+        0 | 43 | 60 => load::<2>(skb, at).map(|head| (head[0], (u32::from(head[1]) + 1) * 8)),
+        // Fragment.
+        44 => load::<1>(skb, at).map(|head| (head[0], 8)),
+        // Authentication header (RFC 4302 section 2.2).
+        51 => load::<2>(skb, at).map(|head| (head[0], (u32::from(head[1]) + 2) * 4)),
+        _ => None,
+    }
+}
+
+/// Reads ports, or an ICMP message's type, code and echo identifier. A packet cut short has none.
+#[inline(always)]
+fn parse_transport<W: Way>(skb: *mut __sk_buff, at: u32, tuple: &mut Tuple) {
+    match tuple.protocol {
+        protocol::TCP | protocol::UDP | protocol::DCCP | protocol::SCTP | protocol::UDPLITE => {
+            let Some(ports) = load::<4>(skb, at) else { return };
+            place_ports::<W>(tuple, [ports[0], ports[1]], [ports[2], ports[3]]);
+        }
+        protocol::ICMP | protocol::ICMPV6 => parse_icmp(skb, at, tuple),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn place_ports<W: Way>(tuple: &mut Tuple, source: [u8; 2], destination: [u8; 2]) {
+    if W::IS_SENT {
+        tuple.local_port = source;
+        tuple.remote_port = destination;
+    } else {
+        tuple.local_port = destination;
+        tuple.remote_port = source;
+    }
+}
+
+/// Echo messages (RFC 792: types 8 and 0; RFC 4443: 128 and 129) carry an identifier that tells whose they are.
+#[inline(always)]
+fn parse_icmp(skb: *mut __sk_buff, at: u32, tuple: &mut Tuple) {
+    let Some(message) = load::<6>(skb, at) else { return };
+    tuple.icmp_type = message[0];
+    tuple.icmp_code = message[1];
+    if matches!(message[0], 0 | 8 | 128 | 129) {
+        tuple.local_port = [message[4], message[5]];
+    }
+}
+
+/// Bytes of the transport header; 0 for protocols that are never segmented.
+#[inline(always)]
+pub fn transport_bytes(skb: *mut __sk_buff, at: u32, protocol: u8) -> u32 {
+    match protocol {
+        protocol::TCP => load::<1>(skb, at + 12).map_or(20, |offset| u32::from(offset[0] >> 4) * 4),
+        protocol::UDP | protocol::UDPLITE => 8,
+        protocol::SCTP => 12,
+        _ => 0,
+    }
+}

@@ -1,0 +1,66 @@
+//! Reads of kernel structures, and the facts of the running kernel that the agent hands over before loading.
+//!
+//! Each read is a typed load: the verifier knows the pointer's BTF type and, because the offsets are frozen read-only
+//! data, the constant offset, and checks both against the kernel's BTF. A null or stale pointer reads as zero
+//! (kernel/bpf/verifier.c, `BPF_PROBE_MEM`).
+
+use core::ptr::{addr_of, read_volatile};
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_boot_ns};
+use pktscope_common::knobs::{FIELD_COUNT, Field, features};
+
+/// Offsets by [`Field`]; set by the agent before loading.
+#[unsafe(no_mangle)]
+static OFFSETS: [u64; FIELD_COUNT] = [0; FIELD_COUNT];
+
+/// [`features`]; set by the agent before loading.
+#[unsafe(no_mangle)]
+static FEATURES: u64 = 0;
+
+/// A kernel structure.
+pub type Kernel = *const u8;
+
+/// Whether this kernel lets programs do something.
+#[inline(always)]
+pub fn has_feature(feature: u64) -> bool {
+    // SAFETY: reads a static; volatile, because the value is the agent's and not the one written above.
+    unsafe { read_volatile(addr_of!(FEATURES)) & feature != 0 }
+}
+
+/// Nanoseconds since boot, suspend included.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: takes no arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Address of a field.
+#[inline(always)]
+pub fn field_at(base: Kernel, field: Field) -> Kernel {
+    // SAFETY: reads a static, volatile as above; the verifier checks every use of the sum.
+    unsafe { base.add(read_volatile(addr_of!(OFFSETS[field as usize])) as usize) }
+}
+
+/// Value of a field.
+#[inline(always)]
+pub fn read<T: Copy>(base: Kernel, field: Field) -> T {
+    // SAFETY: a typed load that the verifier checks.
+    unsafe { read_volatile(field_at(base, field).cast()) }
+}
+
+/// Follows a pointer field.
+#[inline(always)]
+pub fn follow(base: Kernel, field: Field) -> Option<Kernel> {
+    let pointer: Kernel = read(base, field);
+    if pointer.is_null() { None } else { Some(pointer) }
+}
+
+/// The current task, where the kernel lets programs read it.
+#[inline(always)]
+pub fn current_task() -> Option<Kernel> {
+    if !has_feature(features::TASK_BTF) {
+        return None;
+    }
+    // SAFETY: takes no arguments; never null in process context.
+    Some(unsafe { bpf_get_current_task_btf() as usize as Kernel })
+}

@@ -1,0 +1,82 @@
+//! Every map: its size, who writes it, who reads it.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    helpers::generated::bpf_sk_storage_get,
+    macros::btf_map,
+};
+use pktscope_common::{
+    counters::COUNTER_SLOTS,
+    knobs::settings,
+    limits::{INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES, RING_BYTES},
+    record::PayloadRecord,
+    state::{Counts, PeerKey, PeerState, SocketState},
+};
+
+/// `BPF_F_NO_PREALLOC`: entries are allocated when they are needed.
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+const STORAGE_FLAGS: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+
+/// A socket storage map whose values an accepted socket inherits from its listener.
+#[repr(C)]
+pub struct ClonedStorage<T: 'static> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; STORAGE_FLAGS],
+}
+
+// SAFETY: the pointers are a description for the loader and are never followed.
+unsafe impl<T> Sync for ClonedStorage<T> {}
+
+impl<T> ClonedStorage<T> {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+
+    /// The socket's value; null where it has none. `flags` may ask to create a zeroed one.
+    #[inline(always)]
+    pub fn get(&self, sk: *mut c_void, flags: u64) -> *mut T {
+        let map = core::ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the verifier checks that `sk` is a socket or null, and that the result is checked for null.
+        unsafe { bpf_sk_storage_get(map, sk, core::ptr::null_mut(), flags) }.cast()
+    }
+}
+
+/// State of every socket; lives and dies with it. Written by every program, read by sweeps.
+#[btf_map]
+pub static SOCKETS: ClonedStorage<SocketState> = ClonedStorage::new();
+
+/// Peers of unconnected sockets beyond the first, handshakes, kernel sockets. Written by packets, read and emptied by the
+/// agent.
+#[btf_map]
+pub static PEERS: HashMap<PeerKey, PeerState, { PEER_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Totals of peers that `PEERS` had no room for, by socket cookie. Written by packets, read by the agent.
+#[btf_map]
+pub static OVERFLOW: HashMap<u64, Counts, { OVERFLOW_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+
+/// MTU by network namespace cookie (upper half: its low 32 bits) and interface (lower half). Written by the agent.
+#[btf_map]
+pub static MTUS: HashMap<u64, u32, { INTERFACE_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Records for the agent.
+#[btf_map]
+pub static RECORDS: RingBuf<u64, { RING_BYTES as usize }> = RingBuf::new();
+
+/// Losses by reason; see [`pktscope_common::counters`]. Written by every program, read by the agent.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { COUNTER_SLOTS as usize }> = PerCpuArray::new();
+
+/// What the agent may change while the programs run.
+#[btf_map]
+pub static SETTINGS: Array<u32, { settings::COUNT as usize }> = Array::new();
+
+/// Room to assemble one payload record.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<PayloadRecord, 1> = PerCpuArray::new();

@@ -1,0 +1,390 @@
+//! Counting. A packet of a connected socket touches the socket's own state and nothing else: no clock, no record, no
+//! map, no parsing.
+
+use core::{
+    ffi::c_void,
+    mem::offset_of,
+    ptr::{addr_of, addr_of_mut, read_volatile},
+};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    helpers::generated::bpf_get_socket_cookie,
+};
+use pktscope_common::{
+    counters::Counter,
+    state::{Counts, PeerKey, SocketState, Tuple, flags, method},
+};
+
+use crate::{
+    emit,
+    header::{self, Layout, Received, Sent, Way, context, protocol},
+    kernel,
+    maps::{MTUS, SOCKETS},
+    peer,
+};
+
+/// `TCP_SYN_SENT`, `TCP_CLOSE` and `TCP_LISTEN` of include/net/tcp_states.h.
+const TCP_SYN_SENT: u32 = 2;
+const TCP_CLOSE: u32 = 7;
+const TCP_LISTEN: u32 = 10;
+/// The least MTU of IPv6 (RFC 8200 section 5); a packet up to this long is fragmented on no interface that matters here.
+const MIN_MTU: u32 = 1280;
+
+/// Counts a packet that leaves.
+#[inline(always)]
+pub fn count_sent(skb: *mut __sk_buff) {
+    count::<Sent>(skb);
+}
+
+/// Counts a packet that arrives.
+#[inline(always)]
+pub fn count_received(skb: *mut __sk_buff) {
+    count::<Received>(skb);
+}
+
+/// A packet on its way: its bytes and packets on the wire.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub bytes: u64,
+    pub packets: u64,
+    /// Of `bytes`: headers that segmentation repeats and the packet here holds once.
+    pub header_bytes: u64,
+}
+
+#[inline(always)]
+fn count<W: Way>(skb: *mut __sk_buff) {
+    let sk = context!(skb, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return;
+    }
+    let state = SOCKETS.get(sk.cast(), 0);
+    if state.is_null() {
+        return unknown_socket::<W>(skb, sk);
+    }
+    // SAFETY: not null, and the verifier knows its size.
+    let flags = unsafe { read_volatile(addr_of!((*state).flags)) };
+    if flags & flags::FAST_TCP != 0 || (flags & flags::FAST_OTHER != 0 && is_first_peer::<W>(skb, state)) {
+        return add_packet::<W>(skb, state, flags);
+    }
+    slow::<W>(skb, sk, state);
+}
+
+/// Adds a packet of the socket's own connection.
+#[inline(always)]
+fn add_packet<W: Way>(skb: *mut __sk_buff, state: *mut SocketState, flags: u32) {
+    let bytes = context!(skb, len);
+    let segments = context!(skb, gso_segs);
+    // SAFETY: `state` is a socket's state.
+    let counts = unsafe { addr_of_mut!((*state).counts) };
+    let is_whole = segments == 1 || (segments == 0 && bytes <= MIN_MTU);
+    if is_whole && (flags & flags::FAST_TCP != 0 || bytes <= MIN_MTU) {
+        return add_whole::<W>(counts, bytes);
+    }
+    // SAFETY: as above.
+    let netns = unsafe { (*state).netns };
+    add::<W>(counts, size::<W>(skb, netns));
+}
+
+/// Adds to the counter at an offset that other CPUs add to as well; a single instruction on every kernel, where Rust's
+/// own atomics ask for what cpu v3 has.
+#[inline(always)]
+fn add_at<const OFFSET: usize>(counts: *mut Counts, amount: u64) {
+    // SAFETY: an aligned u64 within the counters, shared only by atomic additions.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({counts} + {offset}) += {amount}",
+            counts = in(reg) counts,
+            offset = const OFFSET,
+            amount = in(reg) amount,
+        );
+    }
+}
+
+/// Adds a packet that goes over the wire as it is.
+#[inline(always)]
+fn add_whole<W: Way>(counts: *mut Counts, bytes: u32) {
+    add::<W>(counts, Size { bytes: u64::from(bytes), packets: 1, header_bytes: 0 });
+}
+
+/// Adds a packet to counters.
+#[inline(always)]
+pub fn add<W: Way>(counts: *mut Counts, size: Size) {
+    if W::IS_SENT {
+        add_at::<{ offset_of!(Counts, sent_bytes) }>(counts, size.bytes);
+        add_at::<{ offset_of!(Counts, sent_packets) }>(counts, size.packets);
+    } else {
+        add_at::<{ offset_of!(Counts, received_bytes) }>(counts, size.bytes);
+        add_at::<{ offset_of!(Counts, received_packets) }>(counts, size.packets);
+    }
+    if size.header_bytes != 0 {
+        add_headers::<W>(counts, size.header_bytes);
+    }
+}
+
+#[inline(always)]
+fn add_headers<W: Way>(counts: *mut Counts, header_bytes: u64) {
+    if W::IS_SENT {
+        add_at::<{ offset_of!(Counts, sent_header_bytes) }>(counts, header_bytes);
+    } else {
+        add_at::<{ offset_of!(Counts, received_header_bytes) }>(counts, header_bytes);
+    }
+}
+
+/// Whether a packet's ends are those of the socket's first peer. IPv4 without options and IPv6 without extension headers
+/// only; others take the slow path, which decides.
+#[inline(always)]
+fn is_first_peer<W: Way>(skb: *mut __sk_buff, state: *const SocketState) -> bool {
+    let data = context!(skb, data) as usize as *const u8;
+    let end = context!(skb, data_end) as usize as *const u8;
+    // SAFETY: every load is behind a comparison with the packet's end, which the verifier demands.
+    unsafe {
+        if data.add(24) > end {
+            return false;
+        }
+        if *data == 0x45 {
+            return is_first_peer_v4::<W>(data, state);
+        }
+        data.add(44) <= end && *data >> 4 == 6 && is_first_peer_v6::<W>(data, state)
+    }
+}
+
+/// # Safety
+/// 24 bytes from `data` on are in the packet.
+#[inline(always)]
+unsafe fn is_first_peer_v4<W: Way>(data: *const u8, state: *const SocketState) -> bool {
+    // SAFETY: the caller checked the packet's length.
+    unsafe {
+        let source = data.add(12).cast::<u32>().read_unaligned();
+        let destination = data.add(16).cast::<u32>().read_unaligned();
+        let tuple = addr_of!((*state).tuple);
+        let local = addr_of!((*tuple).local_addr).cast::<u32>().add(3).read();
+        let remote = addr_of!((*tuple).remote_addr).cast::<u32>().add(3).read();
+        let is_same = if W::IS_SENT {
+            source == local && destination == remote
+        } else {
+            source == remote && destination == local
+        };
+        is_same && *data.add(9) == (*tuple).protocol && has_ports::<W>(data.add(20), tuple)
+    }
+}
+
+/// # Safety
+/// 44 bytes from `data` on are in the packet.
+#[inline(always)]
+unsafe fn is_first_peer_v6<W: Way>(data: *const u8, state: *const SocketState) -> bool {
+    // SAFETY: the caller checked the packet's length.
+    unsafe {
+        let source = data.add(8).cast::<u64>();
+        let destination = data.add(24).cast::<u64>();
+        let (at_local, at_remote) = if W::IS_SENT { (source, destination) } else { (destination, source) };
+        let tuple = addr_of!((*state).tuple);
+        let local = addr_of!((*tuple).local_addr).cast::<u64>();
+        let remote = addr_of!((*tuple).remote_addr).cast::<u64>();
+        at_local.read_unaligned() == local.read()
+            && at_local.add(1).read_unaligned() == local.add(1).read()
+            && at_remote.read_unaligned() == remote.read()
+            && at_remote.add(1).read_unaligned() == remote.add(1).read()
+            && *data.add(6) == (*tuple).protocol
+            && has_ports::<W>(data.add(40), tuple)
+    }
+}
+
+/// # Safety
+/// 4 bytes from `at` on are in the packet.
+#[inline(always)]
+unsafe fn has_ports<W: Way>(at: *const u8, tuple: *const Tuple) -> bool {
+    // SAFETY: the caller checked the packet's length.
+    unsafe {
+        if !has_port_numbers((*tuple).protocol) {
+            return false;
+        }
+        let source = at.cast::<u16>().read_unaligned();
+        let destination = at.add(2).cast::<u16>().read_unaligned();
+        let local = addr_of!((*tuple).local_port).cast::<u16>().read();
+        let remote = addr_of!((*tuple).remote_port).cast::<u16>().read();
+        if W::IS_SENT { source == local && destination == remote } else { source == remote && destination == local }
+    }
+}
+
+#[inline(always)]
+fn has_port_numbers(protocol: u8) -> bool {
+    matches!(protocol, protocol::UDP | protocol::UDPLITE | protocol::SCTP)
+}
+
+/// Bytes and packets that a packet becomes, or was, on the wire.
+#[inline(always)]
+pub fn size<W: Way>(skb: *mut __sk_buff, netns: u64) -> Size {
+    let bytes = context!(skb, len);
+    let segment_bytes = context!(skb, gso_size);
+    let whole = Size { bytes: u64::from(bytes), packets: 1, header_bytes: 0 };
+    if segment_bytes == 0 && bytes <= MIN_MTU {
+        return whole;
+    }
+    let mut tuple = Tuple::default();
+    let Some(layout) = header::parse::<W>(skb, 0, &mut tuple) else { return whole };
+    if segment_bytes != 0 {
+        segmented(skb, layout, tuple.protocol, segment_bytes)
+    } else {
+        fragmented::<W>(skb, layout, tuple.protocol, netns)
+    }
+}
+
+/// Undoes segmentation offload: every segment has the headers again (net/core/gso.c, `skb_gso_segment`).
+#[inline(always)]
+fn segmented(skb: *mut __sk_buff, layout: Layout, protocol: u8, segment_bytes: u32) -> Size {
+    let bytes = context!(skb, len);
+    let headers = layout.network_bytes + header::transport_bytes(skb, layout.network_bytes, protocol);
+    let payload = bytes.saturating_sub(headers);
+    // `gso_segs` is not set on packets from a hypervisor (include/linux/virtio_net.h, `SKB_GSO_DODGY`).
+    let packets = divide_up(payload, segment_bytes).max(1);
+    repeated(bytes, packets, headers)
+}
+
+/// Undoes reassembly, and foresees fragmentation: every fragment has the IP header again (net/ipv4/ip_output.c,
+/// `ip_do_fragment`; net/ipv6/ip6_output.c, `ip6_fragment`, which adds the fragment header to each).
+#[inline(always)]
+fn fragmented<W: Way>(skb: *mut __sk_buff, layout: Layout, protocol: u8, netns: u64) -> Size {
+    let bytes = context!(skb, len);
+    let whole = Size { bytes: u64::from(bytes), packets: 1, header_bytes: 0 };
+    if protocol == protocol::TCP {
+        return whole;
+    }
+    let Some(mtu) = mtu::<W>(skb, netns) else {
+        if bytes > 1500 {
+            emit::count(Counter::UnknownMtu, 1);
+        }
+        return whole;
+    };
+    if bytes <= mtu {
+        return whole;
+    }
+    let added = if layout.is_v6 { 8 } else { 0 };
+    let headers = layout.network_bytes + added;
+    let room = mtu.saturating_sub(headers) & !7;
+    let packets = divide_up(bytes - layout.network_bytes.min(bytes), room).max(1);
+    // Devices count fragments as they are, so their headers are not kept apart.
+    Size { header_bytes: 0, ..repeated(bytes + added, packets, headers) }
+}
+
+#[inline(always)]
+fn divide_up(amount: u32, by: u32) -> u32 {
+    if by == 0 { 1 } else { (amount + by - 1) / by }
+}
+
+#[inline(always)]
+fn repeated(bytes: u32, packets: u32, headers: u32) -> Size {
+    let header_bytes = u64::from(packets - 1) * u64::from(headers);
+    Size { bytes: u64::from(bytes) + header_bytes, packets: u64::from(packets), header_bytes }
+}
+
+/// MTU of the packet's interface.
+#[inline(always)]
+fn mtu<W: Way>(skb: *mut __sk_buff, netns: u64) -> Option<u32> {
+    let interface = if W::IS_SENT { context!(skb, ifindex) } else { context!(skb, ingress_ifindex) };
+    let key = netns << 32 | u64::from(interface);
+    // SAFETY: the value is copied at once.
+    unsafe { MTUS.get(&key) }.copied()
+}
+
+/// The first packet of a socket, and every packet that is not its first peer's.
+#[inline(always)]
+fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState) {
+    let mut key = PeerKey::default();
+    let Some(_) = header::parse::<W>(skb, 0, &mut key.tuple) else {
+        return unparsed(skb);
+    };
+    // SAFETY: `state` is a socket's state, which the verifier knows.
+    let state = unsafe { &mut *state };
+    key.netns = state.netns;
+    let is_tcp = key.tuple.protocol == protocol::TCP && state.flags & flags::RAW == 0;
+    if is_tcp && context!(sk, state) == TCP_LISTEN {
+        return peer::count_handshake::<W>(skb, state, &mut key);
+    }
+    if state.flags & flags::REGISTERED == 0 {
+        if !may_register::<W>(state, &key.tuple) {
+            return emit::count(Counter::RawCopies, 1);
+        }
+        register::<W>(skb, sk, state, &key.tuple);
+        if is_tcp && state.flags & flags::PASSIVE != 0 {
+            peer::absorb_handshake(state, &mut key);
+        }
+    } else if !is_tcp && !is_same(&key.tuple, &state.tuple) {
+        return peer::count_peer::<W>(skb, state, &mut key);
+    }
+    let netns = state.netns;
+    add::<W>(&raw mut state.counts, size::<W>(skb, netns));
+}
+
+/// A packet that cannot be parsed is counted as a loss.
+#[inline(always)]
+fn unparsed(skb: *mut __sk_buff) {
+    emit::count(Counter::Unparsed, 1);
+    emit::count(Counter::UnparsedBytes, u64::from(context!(skb, len)));
+}
+
+/// A raw socket gets a copy of every packet of its protocol; of protocols that have other owners, only what it started
+/// itself makes it a party.
+#[inline(always)]
+fn may_register<W: Way>(state: &SocketState, tuple: &Tuple) -> bool {
+    W::IS_SENT || state.flags & flags::RAW == 0 || !peer::has_other_owners(tuple.protocol)
+}
+
+/// Whether two tuples have the same ends.
+#[inline(always)]
+fn is_same(a: &Tuple, b: &Tuple) -> bool {
+    let (a, b) = (core::ptr::from_ref(a).cast::<u64>(), core::ptr::from_ref(b).cast::<u64>());
+    // SAFETY: a tuple is five aligned words; of the last the ICMP bytes do not count.
+    unsafe {
+        *a == *b
+            && *a.add(1) == *b.add(1)
+            && *a.add(2) == *b.add(2)
+            && *a.add(3) == *b.add(3)
+            && (*a.add(4) ^ *b.add(4)) & u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]) == 0
+    }
+}
+
+/// Fills in what identifies a socket's flow.
+#[inline(always)]
+fn register<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: &mut SocketState, tuple: &Tuple) {
+    let is_tcp = tuple.protocol == protocol::TCP && state.flags & flags::RAW == 0;
+    state.tuple = *tuple;
+    // SAFETY: the helper takes the context of a packet that has a socket. An accepted socket inherited its listener's.
+    state.cookie = unsafe { bpf_get_socket_cookie(skb.cast::<c_void>()) };
+    state.started_at = kernel::now();
+    state.interface = context!(skb, ifindex);
+    let is_active = if is_tcp { context!(sk, state) == TCP_SYN_SENT } else { W::IS_SENT };
+    if state.flags & flags::OLD == 0 || !is_tcp {
+        state.flags |= if is_active { flags::ACTIVE } else { flags::PASSIVE };
+    }
+    if is_tcp
+        && !is_active
+        && matches!(state.method, method::CREATE | method::BIND | method::SNAPSHOT)
+        && state.flags & flags::OLD == 0
+    {
+        state.method = method::ACCEPT;
+    }
+    state.flags |= flags::REGISTERED | if is_tcp { flags::FAST_TCP } else { flags::FAST_OTHER };
+}
+
+/// A packet of a socket without a state: the kernel's own.
+#[inline(always)]
+fn unknown_socket<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock) {
+    let mut key = PeerKey::default();
+    let Some(_) = header::parse::<W>(skb, 0, &mut key.tuple) else {
+        return unparsed(skb);
+    };
+    // The control sockets that send RSTs and TIME_WAIT's ACKs are raw and closed (net/ipv4/tcp_ipv4.c, `tcp_sk_init`).
+    let is_tcp = key.tuple.protocol == protocol::TCP && context!(sk, state) != TCP_CLOSE;
+    if !is_tcp && !has_port_numbers(key.tuple.protocol) {
+        return peer::count_kernel::<W>(skb, &mut key);
+    }
+    let state = SOCKETS.get(sk.cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    if state.is_null() {
+        emit::count(Counter::StorageFailed, 1);
+        return peer::count_kernel::<W>(skb, &mut key);
+    }
+    // SAFETY: not null.
+    unsafe { (*state).flags = flags::UNOWNED };
+    slow::<W>(skb, sk, state);
+}

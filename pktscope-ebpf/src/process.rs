@@ -1,0 +1,146 @@
+//! Process life: what identifies a process is taken here, because it may be gone before user space looks.
+
+use core::{ffi::c_void, mem::MaybeUninit, ptr::addr_of_mut};
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
+use pktscope_common::{
+    counters::Counter,
+    knobs::Field,
+    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES},
+    record::{ExecRecord, ExitRecord, ForkRecord, RecordKind},
+    state::Stamp,
+};
+
+use crate::{
+    emit,
+    kernel::{self, Kernel},
+    socket,
+};
+
+/// A process runs a new image.
+#[inline(always)]
+pub fn executed(task: Kernel, bprm: Kernel) {
+    emit::record::<ExecRecord>(Counter::ExecRingFull, |slot| fill_exec(slot, task, bprm));
+}
+
+/// A task was forked; threads are no processes.
+#[inline(always)]
+pub fn forked(parent: Kernel, child: Kernel) {
+    if kernel::read::<u32>(parent, Field::TaskTgid) == kernel::read::<u32>(child, Field::TaskTgid) {
+        return;
+    }
+    emit::record::<ForkRecord>(Counter::ForkRingFull, |slot| {
+        let record = slot.as_mut_ptr();
+        // SAFETY: the record is reserved at its full size, and every field of it is written.
+        unsafe {
+            addr_of_mut!((*record).header).write(emit::header::<ForkRecord>(RecordKind::Fork));
+            addr_of_mut!((*record).process).write(stamp(child));
+            addr_of_mut!((*record).parent).write(parent_stamp(parent));
+            addr_of_mut!((*record).comm).write(comm(child));
+        }
+    });
+}
+
+/// A task exits; only a process's last thread ends it.
+#[inline(always)]
+pub fn exited(task: Kernel) {
+    let Some(signal) = kernel::follow(task, Field::TaskSignal) else { return };
+    if kernel::read::<u32>(signal, Field::SignalLive) != 0 {
+        return;
+    }
+    emit::record::<ExitRecord>(Counter::ExitRingFull, |slot| {
+        let record = slot.as_mut_ptr();
+        // SAFETY: as above.
+        unsafe {
+            addr_of_mut!((*record).header).write(emit::header::<ExitRecord>(RecordKind::Exit));
+            addr_of_mut!((*record).started_at).write(socket::start_of(task));
+            addr_of_mut!((*record).pid).write(kernel::read(task, Field::TaskTgid));
+            addr_of_mut!((*record).status).write(kernel::read(task, Field::TaskExitCode));
+        }
+    });
+}
+
+#[inline(always)]
+fn stamp(task: Kernel) -> Stamp {
+    let mut stamp = Stamp::default();
+    socket::stamp_task(&mut stamp, task);
+    stamp
+}
+
+#[inline(always)]
+fn parent_stamp(parent: Kernel) -> Stamp {
+    Stamp { pid: kernel::read(parent, Field::TaskTgid), started_at: socket::start_of(parent), ..Stamp::default() }
+}
+
+/// The kernel's name of a task: two words, read as such because the verifier checks each load against the field.
+#[inline(always)]
+fn comm(task: Kernel) -> [u8; COMM_BYTES] {
+    let at = kernel::field_at(task, Field::TaskComm);
+    let mut comm = [0u8; COMM_BYTES];
+    for (index, byte) in comm.iter_mut().enumerate() {
+        // SAFETY: within `task_struct.comm`, which has COMM_BYTES bytes.
+        *byte = unsafe { at.add(index).read_volatile() };
+    }
+    comm
+}
+
+#[inline(always)]
+fn fill_exec(slot: &mut MaybeUninit<ExecRecord>, task: Kernel, bprm: Kernel) {
+    let record = slot.as_mut_ptr();
+    // SAFETY: the record is reserved at its full size; what the reads leave unwritten is below their byte counts.
+    unsafe {
+        addr_of_mut!((*record).header).write(emit::header::<ExecRecord>(RecordKind::Exec));
+        addr_of_mut!((*record).process).write(stamp(task));
+        let parent = kernel::follow(task, Field::TaskRealParent).map_or(Stamp::default(), parent_stamp);
+        addr_of_mut!((*record).parent).write(parent);
+        addr_of_mut!((*record).comm).write(comm(task));
+    }
+    fill_file(record, bprm);
+    fill_filename(record, bprm);
+    fill_arguments(record, task);
+}
+
+/// Device and inode of the image.
+#[inline(always)]
+fn fill_file(record: *mut ExecRecord, bprm: Kernel) {
+    let inode = kernel::follow(bprm, Field::BprmFile).and_then(|file| kernel::follow(file, Field::FileInode));
+    let device = inode
+        .and_then(|inode| kernel::follow(inode, Field::InodeSuper))
+        .map_or(0, |sb| kernel::read(sb, Field::SuperDevice));
+    // SAFETY: within the reserved record.
+    unsafe {
+        addr_of_mut!((*record).inode).write(inode.map_or(0, |inode| kernel::read(inode, Field::InodeNumber)));
+        addr_of_mut!((*record).device).write(device);
+    }
+}
+
+/// The path given to `execve`, from the copy on the new stack: lockdown forbids reading the kernel's own
+/// (fs/exec.c, `do_execveat_common`, `bprm->exec`).
+#[inline(always)]
+fn fill_filename(record: *mut ExecRecord, bprm: Kernel) {
+    let at: *const c_void = kernel::read(bprm, Field::BprmExec);
+    // SAFETY: the destination has FILENAME_BYTES bytes within the reserved record.
+    unsafe {
+        let filename = addr_of_mut!((*record).filename);
+        let read = bpf_probe_read_user_str(filename.cast(), FILENAME_BYTES as u32, at);
+        addr_of_mut!((*record).filename_bytes).write(if read > 0 { read as u32 } else { 0 });
+    }
+}
+
+/// The arguments, as they stand on the new stack.
+#[inline(always)]
+fn fill_arguments(record: *mut ExecRecord, task: Kernel) {
+    let (start, end) = kernel::follow(task, Field::TaskMm)
+        .map_or((0, 0), |mm| (kernel::read::<u64>(mm, Field::MmArgStart), kernel::read::<u64>(mm, Field::MmArgEnd)));
+    let total = end.wrapping_sub(start) as u32;
+    // SAFETY: the destination has ARGUMENTS_BYTES bytes within the reserved record, and the length is at most that.
+    unsafe {
+        let arguments = addr_of_mut!((*record).arguments);
+        let from = start as usize as *const c_void;
+        let wanted =
+            if total >= ARGUMENTS_BYTES as u32 { ARGUMENTS_BYTES as u32 } else { total & (ARGUMENTS_BYTES as u32 - 1) };
+        let result = bpf_probe_read_user(arguments.cast(), wanted, from);
+        addr_of_mut!((*record).arguments_bytes).write(if result == 0 { wanted } else { 0 });
+        addr_of_mut!((*record).arguments_total_bytes).write(total);
+    }
+}

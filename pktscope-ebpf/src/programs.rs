@@ -1,0 +1,136 @@
+//! Attach points, one call each.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr},
+    programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext},
+};
+
+use crate::{close, packet, process, socket};
+
+/// Let the packet, or the system call, go on.
+const ALLOW: i32 = 1;
+
+/// Counts what a socket sends. `sk` is the full socket, a listener for its SYN-ACKs (include/linux/bpf-cgroup.h,
+/// `BPF_CGROUP_RUN_PROG_INET_EGRESS`); segmentation and fragmentation are still to come (net/ipv4/ip_output.c,
+/// `ip_finish_output`).
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    packet::count_sent(ctx.skb.skb);
+    ALLOW
+}
+
+/// Counts what a socket receives, before the protocol sees it (net/core/filter.c, `sk_filter_trim_cap`).
+#[cgroup_skb(ingress)]
+pub fn ingress(ctx: SkBuffContext) -> i32 {
+    packet::count_received(ctx.skb.skb);
+    ALLOW
+}
+
+/// Stamps the maker on a new socket (net/ipv4/af_inet.c, `inet_create`).
+#[cgroup_sock(sock_create)]
+pub fn sock_create(ctx: SockContext) -> i32 {
+    socket::created(ctx.sock);
+    ALLOW
+}
+
+/// Reports the end of a socket that is not TCP (net/ipv4/af_inet.c, `inet_release`).
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    close::released(ctx.sock);
+    ALLOW
+}
+
+/// Stamps who connects a socket.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    socket::connected(ctx.sock_addr);
+    ALLOW
+}
+
+/// Stamps who connects a socket.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    socket::connected(ctx.sock_addr);
+    ALLOW
+}
+
+/// Stamps who sends from an unconnected UDP socket, before the packet leaves.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::sending(ctx.sock_addr);
+    ALLOW
+}
+
+/// Stamps who sends from an unconnected UDP socket, before the packet leaves.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::sending(ctx.sock_addr);
+    ALLOW
+}
+
+/// Stamps who sent: arguments are the socket, the result and the flags (include/trace/events/sock.h).
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+    socket::sent(ctx.arg(0));
+    0
+}
+
+/// Reports the end of a TCP socket (include/trace/events/tcp.h; net/ipv4/tcp_ipv4.c, `tcp_v4_destroy_sock`).
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
+    close::tcp_destroyed(ctx.arg(0));
+    0
+}
+
+/// Notes that a TCP socket was reset by the other side (net/ipv4/tcp_input.c, `tcp_reset`).
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    close::reset(ctx.arg(0), pktscope_common::state::flags::RESET_RECEIVED);
+    0
+}
+
+/// Notes that a TCP socket was reset by this side (net/ipv4/tcp_output.c, `tcp_send_active_reset`; `sk` may be null).
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    close::reset(ctx.arg(0), pktscope_common::state::flags::RESET_SENT);
+    0
+}
+
+/// Reports a new image (fs/exec.c, `exec_binprm`): arguments are the task, its old pid and the `linux_binprm`.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    process::executed(ctx.arg(0), ctx.arg(2));
+    0
+}
+
+/// Reports a new process (kernel/fork.c, `kernel_clone`): arguments are parent and child.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    process::forked(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Reports the exit of a process's last thread (kernel/exit.c, `do_exit`).
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    process::exited(ctx.arg(0));
+    0
+}
+
+/// Reports one socket of a sweep; called for every element of `SOCKETS` (net/core/bpf_sk_storage.c).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn sweep_sockets(ctx: *mut c_void) -> i32 {
+    close::swept(ctx.cast());
+    0
+}
+
+/// Stamps the holders of sockets older than the agent; called for every open file (kernel/bpf/task_iter.c).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn snapshot_files(ctx: *mut c_void) -> i32 {
+    socket::held(ctx.cast());
+    0
+}

@@ -1,0 +1,216 @@
+//! Ownership: every hook here runs in the context of the process that it stamps.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie,
+        bpf_get_socket_cookie, bpf_sock_from_file,
+    },
+};
+use pktscope_common::{
+    counters::Counter,
+    knobs::Field,
+    state::{SocketState, Stamp, flags, method},
+};
+
+use crate::{
+    close, emit,
+    kernel::{self, Kernel},
+    maps::SOCKETS,
+};
+
+const CREATE: u64 = BPF_SK_STORAGE_GET_F_CREATE as u64;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const AF_PACKET: u16 = 17;
+
+/// Process of the current task.
+#[inline(always)]
+fn current_pid() -> u32 {
+    // SAFETY: takes no arguments.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
+/// Start of the process of the current task; 0 where it cannot be read.
+#[inline(always)]
+fn current_start() -> u64 {
+    match kernel::current_task() {
+        Some(task) => start_of(task),
+        None => 0,
+    }
+}
+
+/// Start of a task's process.
+#[inline(always)]
+pub fn start_of(task: Kernel) -> u64 {
+    match kernel::follow(task, Field::TaskGroupLeader) {
+        Some(leader) => kernel::read(leader, Field::TaskStartBoottime),
+        None => 0,
+    }
+}
+
+/// Writes the current process to a stamp.
+#[inline(always)]
+pub fn stamp_current(stamp: &mut Stamp) {
+    stamp.pid = current_pid();
+    // SAFETY: take no arguments.
+    unsafe {
+        stamp.uid = bpf_get_current_uid_gid() as u32;
+        stamp.cgroup_id = bpf_get_current_cgroup_id();
+    }
+    stamp.started_at = current_start();
+}
+
+/// Stamps maker and user on a new socket.
+#[inline(always)]
+pub fn created(sock: *mut bpf_sock) {
+    let Some(state) = (unsafe { SOCKETS.get(sock.cast(), CREATE).as_mut() }) else {
+        return emit::count(Counter::StorageFailed, 1);
+    };
+    stamp_current(&mut state.creator);
+    state.user = state.creator;
+    state.sender = state.creator.pid;
+    state.method = method::CREATE;
+    // SAFETY: the context is what both helpers take in `cgroup_sock` programs.
+    unsafe {
+        state.cookie = bpf_get_socket_cookie(sock.cast());
+        state.netns = bpf_get_netns_cookie(sock.cast());
+    }
+}
+
+/// Makes the current process a socket's user where it is not yet.
+#[inline(always)]
+fn refresh(state: &mut SocketState, how: u8) {
+    if state.sender == current_pid() {
+        return;
+    }
+    stamp_current(&mut state.user);
+    state.sender = state.user.pid;
+    state.method = how;
+}
+
+/// A process connects a socket: it becomes its user, and an earlier connection is over.
+#[inline(always)]
+pub fn connected(ctx: *mut bpf_sock_addr) {
+    // SAFETY: a load from the context; the verifier knows the result as a socket.
+    let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
+    let Some(state) = (unsafe { SOCKETS.get(sk.cast(), 0).as_mut() }) else { return };
+    refresh(state, method::CONNECT);
+    if state.flags & flags::REGISTERED != 0 {
+        close::reconnected(state);
+    }
+}
+
+/// A process sends from an unconnected socket.
+#[inline(always)]
+pub fn sending(ctx: *mut bpf_sock_addr) {
+    // SAFETY: as above.
+    let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
+    if let Some(state) = unsafe { SOCKETS.get(sk.cast(), 0).as_mut() } {
+        refresh(state, method::SEND);
+    }
+}
+
+/// A process has sent.
+#[inline(always)]
+pub fn sent(sk: *mut c_void) {
+    match unsafe { SOCKETS.get(sk, 0).as_mut() } {
+        Some(state) => refresh(state, method::SEND),
+        None => adopt(sk),
+    }
+}
+
+/// Gives a state to a socket that has none and that a process has sent on: one that no hook saw being made, as
+/// AF_PACKET sockets, or a child in the accept queue of a listener older than the agent.
+#[inline(always)]
+fn adopt(sk: *mut c_void) {
+    let family: u16 = kernel::read(sk as Kernel, Field::SockFamily);
+    if family != AF_INET && family != AF_INET6 && family != AF_PACKET {
+        return;
+    }
+    let Some(state) = (unsafe { SOCKETS.get(sk, CREATE).as_mut() }) else {
+        return emit::count(Counter::StorageFailed, 1);
+    };
+    identify(state, sk);
+    state.flags |= flags::OLD;
+    refresh(state, method::SEND);
+}
+
+/// Fills in cookie and network namespace of a socket met in a tracing program.
+#[inline(always)]
+fn identify(state: &mut SocketState, sk: *mut c_void) {
+    // SAFETY: the helper takes a socket in tracing programs (since 5.12).
+    state.cookie = unsafe { bpf_get_socket_cookie(sk) };
+    if let Some(net) = kernel::follow(sk as Kernel, Field::SockNet) {
+        state.netns = kernel::read(net, Field::NetCookie);
+    }
+}
+
+/// Context of `iter/task_file` (kernel/bpf/task_iter.c, `bpf_iter__task_file`).
+#[repr(C)]
+pub struct TaskFile {
+    meta: u64,
+    task: Kernel,
+    fd: u64,
+    file: *mut c_void,
+}
+
+/// Stamps the holder of a socket that is older than the agent.
+#[inline(always)]
+pub fn held(ctx: *const TaskFile) {
+    // SAFETY: loads from the context, which the verifier types.
+    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return;
+    }
+    // SAFETY: the verifier knows `file` as a `struct file`.
+    let socket: Kernel = unsafe { bpf_sock_from_file(file.cast()) }.cast_const().cast();
+    if socket.is_null() {
+        return;
+    }
+    let Some(sk) = kernel::follow(socket, Field::SocketSk) else { return };
+    let family: u16 = kernel::read(sk, Field::SockFamily);
+    if family == AF_INET || family == AF_INET6 || family == AF_PACKET {
+        hold(sk.cast_mut().cast(), task);
+    }
+}
+
+/// The first holder found becomes the user; others make the socket shared.
+#[inline(always)]
+fn hold(sk: *mut c_void, task: Kernel) {
+    let Some(state) = (unsafe { SOCKETS.get(sk, CREATE).as_mut() }) else {
+        return emit::count(Counter::StorageFailed, 1);
+    };
+    let pid: u32 = kernel::read(task, Field::TaskTgid);
+    if state.sender == 0 {
+        identify(state, sk);
+        stamp_task(&mut state.user, task);
+        state.flags |= flags::OLD;
+        state.sender = pid;
+        state.method = method::SNAPSHOT;
+    } else if state.method == method::SNAPSHOT && state.sender != pid {
+        state.flags |= flags::SHARED;
+    }
+}
+
+/// Writes a task's process to a stamp.
+#[inline(always)]
+pub fn stamp_task(stamp: &mut Stamp, task: Kernel) {
+    stamp.pid = kernel::read(task, Field::TaskTgid);
+    stamp.started_at = start_of(task);
+    if let Some(cred) = kernel::follow(task, Field::TaskCred) {
+        stamp.uid = kernel::read(cred, Field::CredEuid);
+    }
+    stamp.cgroup_id = cgroup_of(task);
+}
+
+/// cgroup2 id of a task; 0 where it cannot be read.
+#[inline(always)]
+fn cgroup_of(task: Kernel) -> u64 {
+    let Some(set) = kernel::follow(task, Field::TaskCgroups) else { return 0 };
+    let Some(cgroup) = kernel::follow(set, Field::CssSetDefaultCgroup) else { return 0 };
+    let Some(node) = kernel::follow(cgroup, Field::CgroupNode) else { return 0 };
+    kernel::read(node, Field::KernfsId)
+}

@@ -1,0 +1,175 @@
+//! Loads and attaches each program; a refusal is noted and the rest goes on.
+
+use std::{
+    error::Error,
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use aya::{
+    Btf, Ebpf,
+    maps::Map,
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Iter, Program,
+        ProgramError,
+    },
+};
+use pktscope_common::knobs::{FIELDS, Field, NO_OFFSET};
+
+use super::{
+    error::SensorError,
+    hooks::{HOOKS, Hook, HookStatus, Kind, Need},
+    load::KernelFacts,
+    sys,
+};
+
+/// What is attached.
+pub(super) struct Attached {
+    /// One for each hook, in order.
+    pub(super) statuses: Vec<HookStatus>,
+    /// The sweep's iterator.
+    pub(super) sweep: Option<OwnedFd>,
+}
+
+/// Attaches every hook that this kernel lets us, and reads who holds the sockets that exist.
+///
+/// # Errors
+/// [`SensorError::Required`] where a program is refused without which nothing can be counted, [`SensorError::System`]
+/// where the snapshot cannot be read.
+pub(super) fn attach(ebpf: &mut Ebpf, facts: &KernelFacts, cgroup: &File) -> Result<Attached, SensorError> {
+    let btf = Btf::from_sys_fs()
+        .map_err(|_| SensorError::BadBtf { path: super::load::VMLINUX_BTF.into(), reason: "aya cannot read it" })?;
+    let mut attached = Attached { statuses: Vec::with_capacity(HOOKS.len()), sweep: None };
+    for hook in HOOKS {
+        let reason = attach_hook(ebpf, hook, facts, &btf, cgroup, &mut attached).err();
+        if let (Some(reason), Need::Required) = (&reason, hook.need) {
+            return Err(SensorError::Required { program: hook.program, reason: reason.clone() });
+        }
+        attached.statuses.push(HookStatus {
+            program: hook.program,
+            attach_point: hook.attach_point,
+            is_attached: reason.is_none(),
+            reason,
+            lost_without: hook.lost_without,
+        });
+    }
+    Ok(attached)
+}
+
+fn attach_hook(
+    ebpf: &mut Ebpf,
+    hook: &Hook,
+    facts: &KernelFacts,
+    btf: &Btf,
+    cgroup: &File,
+    attached: &mut Attached,
+) -> Result<(), String> {
+    if let Need::InsteadOf(other) = hook.need
+        && attached.statuses.iter().any(|status| status.program == other && status.is_attached)
+    {
+        return Err(format!("not needed beside {other}"));
+    }
+    if let Some(missing) = missing_field(hook.fields, &facts.offsets) {
+        return Err(missing);
+    }
+    let sockets = ebpf.map("SOCKETS").and_then(map_fd);
+    let program = ebpf.program_mut(hook.program).ok_or("not in the object")?;
+    match hook.kind {
+        Kind::SocketIterator => attached.sweep = Some(link_sweep(program, btf, sockets)?),
+        Kind::FileIterator => run_snapshot(program, btf)?,
+        _ => attach_program(program, hook, btf, cgroup).map_err(|error| last_line(&error))?,
+    }
+    Ok(())
+}
+
+fn missing_field(fields: &[Field], offsets: &[u64]) -> Option<String> {
+    let missing =
+        fields.iter().find(|&&field| offsets.get(field as usize).is_none_or(|&offset| offset == NO_OFFSET))?;
+    let (structure, member) = FIELDS[*missing as usize];
+    Some(format!("this kernel's type information has no {structure}.{member}"))
+}
+
+/// A map's descriptor, of our own.
+pub(super) fn map_fd(map: &Map) -> Option<OwnedFd> {
+    let data = match map {
+        Map::SkStorage(data) | Map::Unsupported(data) | Map::HashMap(data) | Map::RingBuf(data) | Map::Array(data) => {
+            data
+        }
+        Map::PerCpuArray(data) => data,
+        _ => return None,
+    };
+    data.fd().as_fd().try_clone_to_owned().ok()
+}
+
+fn attach_program(program: &mut Program, hook: &Hook, btf: &Btf, cgroup: &File) -> Result<(), ProgramError> {
+    // Links take no flags and programs of others stay beside them (kernel/bpf/cgroup.c, `cgroup_bpf_link_attach`).
+    let mode = CgroupAttachMode::Single;
+    match hook.kind {
+        Kind::Egress | Kind::Ingress => {
+            let program: &mut CgroupSkb = program.try_into()?;
+            let way =
+                if hook.kind == Kind::Egress { CgroupSkbAttachType::Egress } else { CgroupSkbAttachType::Ingress };
+            program.load()?;
+            program.attach(cgroup, way, mode).map(drop)
+        }
+        Kind::CgroupSock => {
+            let program: &mut CgroupSock = program.try_into()?;
+            program.load()?;
+            program.attach(cgroup, mode).map(drop)
+        }
+        Kind::CgroupSockAddr => {
+            let program: &mut CgroupSockAddr = program.try_into()?;
+            program.load()?;
+            program.attach(cgroup, mode).map(drop)
+        }
+        Kind::Tracepoint | Kind::SocketIterator | Kind::FileIterator => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(hook.program, btf)?;
+            program.attach().map(drop)
+        }
+    }
+}
+
+fn load_iterator<'a>(program: &'a mut Program, target: &str, btf: &Btf) -> Result<&'a mut Iter, String> {
+    let program: &mut Iter = program.try_into().map_err(|error: ProgramError| last_line(&error))?;
+    program.load(target, btf).map_err(|error| last_line(&error))?;
+    Ok(program)
+}
+
+fn link_sweep(program: &mut Program, btf: &Btf, sockets: Option<OwnedFd>) -> Result<OwnedFd, String> {
+    let program = load_iterator(program, "bpf_sk_storage_map", btf)?;
+    let sockets = sockets.ok_or("the map SOCKETS is not in the object")?;
+    let fd = program.fd().map_err(|error| last_line(&error))?;
+    sys::link_iterator(fd.as_fd(), Some(sockets.as_fd())).map_err(|error| error.to_string())
+}
+
+/// Stamps the holders of every open socket; sockets made from here on are stamped by `sock_create`, which is attached.
+fn run_snapshot(program: &mut Program, btf: &Btf) -> Result<(), String> {
+    let program = load_iterator(program, "task_file", btf)?;
+    let fd = program.fd().map_err(|error| last_line(&error))?;
+    let read = |fd| -> io::Result<()> {
+        let link = sys::link_iterator(fd, None)?;
+        sys::run_iterator(link.as_fd())
+    };
+    read(fd.as_fd()).map_err(|error| error.to_string())
+}
+
+/// The last thing that a chain of errors says: of a verifier's log the line that names the fault.
+fn last_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = source.source();
+    }
+    let fault = text.lines().rfind(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+    let first = text.lines().next().unwrap_or_default().split(". Verifier output").next().unwrap_or_default();
+    match fault {
+        Some(fault) if !fault.starts_with(first) => format!("{first}: {}", fault.trim()),
+        _ => first.to_owned(),
+    }
+}

@@ -1,0 +1,214 @@
+//! Every hook that the sensor uses, what it needs of the kernel, and what is lost without it.
+
+use pktscope_common::knobs::Field;
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `cgroup_skb/egress`.
+    Egress,
+    /// `cgroup_skb/ingress`.
+    Ingress,
+    /// `cgroup/sock_create`, `cgroup/sock_release`.
+    CgroupSock,
+    /// `cgroup/connect4` and its like.
+    CgroupSockAddr,
+    /// A BTF tracepoint of the program's own name.
+    Tracepoint,
+    /// The iterator over the sockets' states.
+    SocketIterator,
+    /// The iterator over open files.
+    FileIterator,
+}
+
+/// When a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing works without it.
+    Required,
+    /// Wherever the kernel lets it.
+    Wanted,
+    /// Only where the program named was refused.
+    InsteadOf(&'static str),
+}
+
+/// One program of the sensor.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// The kernel's name of the attach point.
+    pub attach_point: &'static str,
+    /// What is lost without it.
+    pub lost_without: &'static str,
+    pub(super) kind: Kind,
+    pub(super) need: Need,
+    pub(super) fields: &'static [Field],
+}
+
+/// What became of a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookStatus {
+    /// The program's name.
+    pub program: &'static str,
+    /// The kernel's name of the attach point.
+    pub attach_point: &'static str,
+    /// Whether it runs.
+    pub is_attached: bool,
+    /// Why not: errno, the verifier's last line, a missing field, or that it is not needed here.
+    pub reason: Option<String>,
+    /// What is lost without it.
+    pub lost_without: &'static str,
+}
+
+const PROCESS_FIELDS: &[Field] = &[
+    Field::TaskTgid,
+    Field::TaskGroupLeader,
+    Field::TaskStartBoottime,
+    Field::TaskCred,
+    Field::CredEuid,
+    Field::TaskComm,
+];
+const TCP_FIELDS: &[Field] =
+    &[Field::TcpBytesSent, Field::TcpBytesRetransmitted, Field::TcpBytesReceived, Field::TcpRcvNxt];
+
+/// Every program, in the order in which they are attached: owners first, so that no packet is counted before its owner
+/// can be known.
+pub(super) const HOOKS: &[Hook] = &[
+    Hook {
+        program: "sched_process_fork",
+        attach_point: "tp_btf/sched_process_fork",
+        lost_without: "processes that fork without exec are found in /proc, if they live long enough",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: PROCESS_FIELDS,
+    },
+    Hook {
+        program: "sched_process_exec",
+        attach_point: "tp_btf/sched_process_exec",
+        lost_without: "executable and command line of processes that live less than a second",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: PROCESS_FIELDS,
+    },
+    Hook {
+        program: "sched_process_exit",
+        attach_point: "tp_btf/sched_process_exit",
+        lost_without: "the time at which a process ended",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: &[Field::TaskSignal, Field::SignalLive, Field::TaskTgid],
+    },
+    Hook {
+        program: "sock_create",
+        attach_point: "cgroup/sock_create",
+        lost_without: "owners of all sockets",
+        kind: Kind::CgroupSock,
+        need: Need::Required,
+        fields: &[],
+    },
+    Hook {
+        program: "connect4",
+        attach_point: "cgroup/connect4",
+        lost_without: "who connected an inherited or passed IPv4 socket",
+        kind: Kind::CgroupSockAddr,
+        need: Need::Wanted,
+        fields: &[],
+    },
+    Hook {
+        program: "connect6",
+        attach_point: "cgroup/connect6",
+        lost_without: "who connected an inherited or passed IPv6 socket",
+        kind: Kind::CgroupSockAddr,
+        need: Need::Wanted,
+        fields: &[],
+    },
+    Hook {
+        program: "sock_send_length",
+        attach_point: "tp_btf/sock_send_length",
+        lost_without: "who sent on an accepted, inherited or passed TCP socket (since Linux 6.3)",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: &[Field::SockFamily],
+    },
+    Hook {
+        program: "sendmsg4",
+        attach_point: "cgroup/sendmsg4",
+        lost_without: "who sent on an inherited or passed IPv4 UDP socket",
+        kind: Kind::CgroupSockAddr,
+        need: Need::InsteadOf("sock_send_length"),
+        fields: &[],
+    },
+    Hook {
+        program: "sendmsg6",
+        attach_point: "cgroup/sendmsg6",
+        lost_without: "who sent on an inherited or passed IPv6 UDP socket",
+        kind: Kind::CgroupSockAddr,
+        need: Need::InsteadOf("sock_send_length"),
+        fields: &[],
+    },
+    Hook {
+        program: "snapshot_files",
+        attach_point: "iter/task_file",
+        lost_without: "owners of sockets older than the agent",
+        kind: Kind::FileIterator,
+        need: Need::Wanted,
+        fields: &[Field::SocketSk, Field::SockFamily, Field::TaskTgid],
+    },
+    Hook {
+        program: "sweep_sockets",
+        attach_point: "iter/bpf_sk_storage_map",
+        lost_without: "flows are shown only when they end",
+        kind: Kind::SocketIterator,
+        need: Need::Wanted,
+        fields: TCP_FIELDS,
+    },
+    Hook {
+        program: "tcp_destroy_sock",
+        attach_point: "tp_btf/tcp_destroy_sock",
+        lost_without: "the end of TCP connections, and their bytes since the last sweep",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: TCP_FIELDS,
+    },
+    Hook {
+        program: "tcp_receive_reset",
+        attach_point: "tp_btf/tcp_receive_reset",
+        lost_without: "whether the other side reset a connection",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: &[],
+    },
+    Hook {
+        program: "tcp_send_reset",
+        attach_point: "tp_btf/tcp_send_reset",
+        lost_without: "whether this side reset a connection",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: &[],
+    },
+    Hook {
+        program: "sock_release",
+        attach_point: "cgroup/sock_release",
+        lost_without: "the end of UDP and other flows, and their bytes since the last sweep",
+        kind: Kind::CgroupSock,
+        need: Need::Wanted,
+        fields: &[],
+    },
+    Hook {
+        program: "egress",
+        attach_point: "cgroup_skb/egress",
+        lost_without: "all bytes sent",
+        kind: Kind::Egress,
+        need: Need::Required,
+        fields: &[],
+    },
+    Hook {
+        program: "ingress",
+        attach_point: "cgroup_skb/ingress",
+        lost_without: "all bytes received",
+        kind: Kind::Ingress,
+        need: Need::Required,
+        fields: &[],
+    },
+];

@@ -1,0 +1,74 @@
+//! Loads the maps of the object and hands over what the programs need to know of this kernel.
+
+use std::{io, path::Path};
+
+use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError};
+use pktscope_common::knobs::features;
+
+use super::{btf::KernelTypes, error::SensorError, session::SensorSettings};
+
+/// The kernel's type information.
+pub(super) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+/// The object that the build script left; empty where it had no tool chain. Aligned, because ELF headers are read in place.
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/pktscope-ebpf")));
+
+/// Facts of the running kernel.
+pub(super) struct KernelFacts {
+    /// Offsets by field.
+    pub(super) offsets: Vec<u64>,
+    /// [`features`].
+    pub(super) features: u64,
+}
+
+impl KernelFacts {
+    /// Reads them from the kernel's type information.
+    ///
+    /// # Errors
+    /// [`SensorError::NoBtf`] or [`SensorError::BadBtf`].
+    pub(super) fn read(settings: &SensorSettings) -> Result<Self, SensorError> {
+        let types = KernelTypes::read(Path::new(VMLINUX_BTF))?;
+        let mut bits = 0;
+        if types.has_function("bpf_get_current_task_btf") {
+            bits |= features::TASK_BTF;
+        }
+        if types.has_function("bpf_skc_to_mptcp_sock") {
+            bits |= features::MPTCP;
+        }
+        if settings.inspect_payload {
+            bits |= features::PAYLOAD;
+        }
+        Ok(Self { offsets: types.offsets(), features: bits })
+    }
+}
+
+/// Creates the maps and relocates the programs; none is loaded yet.
+///
+/// # Errors
+/// [`SensorError::NotBuilt`], [`SensorError::Privilege`] or [`SensorError::Load`].
+pub(super) fn load(settings: &SensorSettings, facts: &KernelFacts) -> Result<Ebpf, SensorError> {
+    if OBJECT.0.is_empty() {
+        return Err(SensorError::NotBuilt);
+    }
+    EbpfLoader::new()
+        .override_global("OFFSETS", facts.offsets.as_slice(), true)
+        .override_global("FEATURES", &facts.features, true)
+        .map_max_entries("RECORDS", settings.ring_bytes)
+        .map_max_entries("PEERS", settings.peer_entries)
+        .load(&OBJECT.0)
+        .map_err(explain)
+}
+
+fn explain(error: EbpfError) -> SensorError {
+    match &error {
+        EbpfError::MapError(MapError::CreateError { io_error, .. })
+            if io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            SensorError::Privilege
+        }
+        _ => SensorError::Load { source: Box::new(error) },
+    }
+}

@@ -1,0 +1,130 @@
+//! The peer table's reader: reports what grew, and deletes what has been idle.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use ahash::AHashMap;
+use aya::{
+    Pod,
+    maps::{HashMap, IterableMap as _, MapData},
+};
+use pktscope_common::state::{Counts, PeerKey, PeerState, flags};
+
+use super::{
+    session::SweepKind,
+    sys::{self, IsFirst, More},
+};
+use crate::core::{
+    decode::{self, IsClosed},
+    event::Event,
+    time::BootTime,
+};
+
+/// Entries read in one system call.
+const BATCH: usize = 4_096;
+/// Sweeps without a packet after which a peer is reported as over and its place freed: a minute at one sweep a second.
+const IDLE_SWEEPS: u32 = 60;
+/// The same for handshakes and kernel sockets' packets, which have no more to come: an accepted socket takes its
+/// handshake over with its own first packet.
+const SHORT_IDLE_SWEEPS: u32 = 5;
+
+/// What was reported of a peer.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    packets: u64,
+    idle_sweeps: u32,
+    generation: u32,
+}
+
+/// The peer table and what was reported of it.
+pub(super) struct Peers {
+    table: HashMap<MapData, PeerKey, PeerState>,
+    overflow: HashMap<MapData, u64, Counts>,
+    /// At most as many as the table holds.
+    seen: AHashMap<Key, Seen>,
+    generation: u32,
+    keys: Vec<PeerKey>,
+    values: Vec<PeerState>,
+}
+
+/// A peer's key as bytes, which hash at once.
+type Key = [u8; size_of::<PeerKey>()];
+
+impl Peers {
+    pub(super) fn new(table: HashMap<MapData, PeerKey, PeerState>, overflow: HashMap<MapData, u64, Counts>) -> Self {
+        Self { table, overflow, seen: AHashMap::new(), generation: 0, keys: Vec::new(), values: Vec::new() }
+    }
+
+    /// Reports peers that have seen packets, or all of them; frees the idle.
+    ///
+    /// # Errors
+    /// The system's, where the table cannot be read.
+    pub(super) fn sweep(&mut self, kind: SweepKind, at: BootTime, events: &mut Vec<Event>) -> io::Result<()> {
+        self.generation = self.generation.wrapping_add(1);
+        let entries = read_all(self.table.map().fd().as_fd(), &mut self.keys, &mut self.values)?;
+        for index in 0..entries {
+            let (key, state) = (self.keys[index], self.values[index]);
+            self.visit(kind, at, &key, &state, events);
+        }
+        let generation = self.generation;
+        self.seen.retain(|_, seen| seen.generation == generation);
+        self.sweep_overflow(at, events);
+        Ok(())
+    }
+
+    fn visit(&mut self, kind: SweepKind, at: BootTime, key: &PeerKey, state: &PeerState, events: &mut Vec<Event>) {
+        let packets = state.counts.sent_packets + state.counts.received_packets;
+        let seen = self.seen.entry(bytes_of(key)).or_default();
+        seen.generation = self.generation;
+        let has_grown = packets != seen.packets;
+        seen.idle_sweeps = if has_grown { 0 } else { seen.idle_sweeps + 1 };
+        seen.packets = packets;
+        let is_short = state.flags & (flags::HANDSHAKE | flags::KERNEL) != 0;
+        let limit = if is_short { SHORT_IDLE_SWEEPS } else { IDLE_SWEEPS };
+        if seen.idle_sweeps >= limit || (is_short && kind == SweepKind::Full) {
+            return self.free(at, key, events);
+        }
+        if (has_grown && !is_short) || kind == SweepKind::Full {
+            events.push(Event::Socket(decode::peer(key, state, at, IsClosed::No)));
+        }
+    }
+
+    /// Reports a peer for the last time. What it gets between its last look and its removal would be lost, so the look
+    /// is repeated right before.
+    fn free(&mut self, at: BootTime, key: &PeerKey, events: &mut Vec<Event>) {
+        let Ok(last) = self.table.get(key, 0) else { return };
+        if self.table.remove(key).is_ok() {
+            events.push(Event::Socket(decode::peer(key, &last, at, IsClosed::Yes)));
+        }
+    }
+
+    fn sweep_overflow(&mut self, at: BootTime, events: &mut Vec<Event>) {
+        for (cookie, counts) in self.overflow.iter().flatten() {
+            events.push(Event::Socket(decode::overflow(cookie, &counts, at)));
+        }
+    }
+}
+
+fn bytes_of(key: &PeerKey) -> Key {
+    // SAFETY: repr(C) integers without padding (`Pod`), of exactly that size.
+    unsafe { std::mem::transmute_copy(key) }
+}
+
+/// Reads a whole hash map; gives how many entries there are in `keys` and `values`.
+fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &mut Vec<K>, values: &mut Vec<V>) -> io::Result<usize> {
+    let (mut cursor, mut is_first, mut entries) = (0, IsFirst::Yes, 0);
+    loop {
+        // SAFETY: `Pod` types may hold any bytes, zeros too.
+        keys.resize_with(entries + BATCH, || unsafe { std::mem::zeroed() });
+        // SAFETY: as above.
+        values.resize_with(entries + BATCH, || unsafe { std::mem::zeroed() });
+        let (read, more) = sys::lookup_batch(map, &mut cursor, is_first, &mut keys[entries..], &mut values[entries..])?;
+        entries += read as usize;
+        if more == More::No {
+            return Ok(entries);
+        }
+        is_first = IsFirst::No;
+    }
+}

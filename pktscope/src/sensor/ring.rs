@@ -1,0 +1,42 @@
+//! The ring buffer's reader: bytes to events; whatever does not decode is counted.
+
+use std::borrow::Borrow;
+
+use aya::maps::{MapData, RingBuf};
+
+use crate::core::{
+    decode::{self, DecodeError},
+    event::Event,
+};
+
+/// Records read in one call at most, so that a full ring never starves the caller's other work.
+const MAX_RECORDS: usize = 16_384;
+
+/// What became of the records read so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct RingCounts {
+    /// Records read.
+    pub(super) read: u64,
+    /// Of them: shorter than their kind needs, or than they say.
+    pub(super) torn: u64,
+    /// Of them: of a kind or a version that is not known.
+    pub(super) unknown: u64,
+}
+
+/// Moves records to `events`; gives how many it read. More may wait where it is [`MAX_RECORDS`].
+pub(super) fn drain<T: Borrow<MapData>>(
+    ring: &mut RingBuf<T>,
+    counts: &mut RingCounts,
+    events: &mut Vec<Event>,
+) -> usize {
+    for read in 0..MAX_RECORDS {
+        let Some(record) = ring.next() else { return read };
+        counts.read += 1;
+        match decode::record(&record) {
+            Ok(event) => events.push(event),
+            Err(DecodeError::TooShort) => counts.torn += 1,
+            Err(DecodeError::UnknownKind | DecodeError::UnknownVersion) => counts.unknown += 1,
+        }
+    }
+    MAX_RECORDS
+}

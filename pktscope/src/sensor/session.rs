@@ -1,0 +1,204 @@
+//! The running sensor: what the agent polls.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf},
+};
+use pktscope_common::{
+    counters::COUNTER_NAMES,
+    knobs::settings,
+    limits::{PEER_ENTRIES, RING_BYTES},
+};
+
+use super::{
+    attach,
+    error::SensorError,
+    hooks::HookStatus,
+    load::{self, KernelFacts},
+    peers::Peers,
+    ring::{self, RingCounts},
+    sys,
+};
+use crate::core::{event::Event, time::BootTime};
+
+/// What the sensor can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SensorSettings {
+    /// The cgroup2 folder to watch; `None` is the root of the cgroup2 mount in `/proc/self/mounts`.
+    pub cgroup: Option<PathBuf>,
+    /// Bytes of the ring buffer: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Peers of unconnected sockets that are counted apart at a time.
+    pub peer_entries: u32,
+    /// Whether first bytes of flows are read for server names, and DNS.
+    pub inspect_payload: bool,
+}
+
+impl Default for SensorSettings {
+    fn default() -> Self {
+        Self { cgroup: None, ring_bytes: RING_BYTES, peer_entries: PEER_ENTRIES, inspect_payload: true }
+    }
+}
+
+/// What a sweep reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SweepKind {
+    /// Sockets that have seen packets since their last report.
+    Changed,
+    /// Every socket that has ever seen a packet, and at its end [`Event::SweepDone`].
+    Full,
+}
+
+/// The kernel programs, attached; dropping it detaches them.
+pub struct Sensor {
+    /// Keeps programs and links alive.
+    _ebpf: Ebpf,
+    ring: RingBuf<MapData>,
+    ring_counts: RingCounts,
+    counters: PerCpuArray<MapData, u64>,
+    settings: Array<MapData, u32>,
+    sweep: Option<OwnedFd>,
+    peers: Peers,
+    hooks: Vec<HookStatus>,
+    cgroup: PathBuf,
+    map_fds: Vec<OwnedFd>,
+}
+
+impl Sensor {
+    /// Loads and attaches everything that this kernel lets us, and stamps the holders of the sockets that exist.
+    ///
+    /// # Errors
+    /// [`SensorError`] where nothing could be counted.
+    pub fn attach(settings: &SensorSettings) -> Result<Self, SensorError> {
+        let facts = KernelFacts::read(settings)?;
+        let (cgroup, folder) = open_cgroup(settings.cgroup.as_deref())?;
+        let mut ebpf = load::load(settings, &facts)?;
+        let map_fds = map_fds(&ebpf);
+        let attached = attach::attach(&mut ebpf, &facts, &folder)?;
+        Ok(Self {
+            ring: take(&mut ebpf, "RECORDS")?,
+            ring_counts: RingCounts::default(),
+            counters: take(&mut ebpf, "COUNTERS")?,
+            settings: take(&mut ebpf, "SETTINGS")?,
+            peers: Peers::new(take(&mut ebpf, "PEERS")?, take(&mut ebpf, "OVERFLOW")?),
+            sweep: attached.sweep,
+            hooks: attached.statuses,
+            cgroup,
+            map_fds,
+            _ebpf: ebpf,
+        })
+    }
+
+    /// Moves the records that wait in the ring to `events`; gives how many there were. Never blocks.
+    pub fn poll(&mut self, events: &mut Vec<Event>) -> usize {
+        ring::drain(&mut self.ring, &mut self.ring_counts, events)
+    }
+
+    /// Asks every socket and every peer for its totals. Reports of sockets arrive in the order of the ring, before or
+    /// after their end as it happened.
+    ///
+    /// # Errors
+    /// [`SensorError::System`]; the next sweep repeats what this one did not report.
+    pub fn sweep(&mut self, kind: SweepKind, at: BootTime, events: &mut Vec<Event>) -> Result<(), SensorError> {
+        let fault = |operation| move |source| SensorError::System { operation, source };
+        self.poll(events);
+        if let Some(link) = &self.sweep {
+            let is_full = u32::from(kind == SweepKind::Full);
+            let set = self.settings.set(settings::FULL_SWEEP, is_full, 0).map_err(io::Error::other);
+            set.and_then(|()| sys::run_iterator(link.as_fd())).map_err(fault("sweep the sockets' counters"))?;
+        }
+        while self.poll(events) != 0 {}
+        self.peers.sweep(kind, at, events).map_err(fault("read the peers' counters"))?;
+        if kind == SweepKind::Full {
+            events.push(Event::SweepDone(at));
+        }
+        Ok(())
+    }
+
+    /// What was lost since the sensor was attached, by reason; only reasons that occurred.
+    pub fn losses(&self) -> Vec<(&'static str, u64)> {
+        let kernel = COUNTER_NAMES.iter().enumerate().map(|(slot, name)| (*name, self.counter(slot)));
+        let user = [("torn_records", self.ring_counts.torn), ("unknown_records", self.ring_counts.unknown)];
+        kernel.chain(user).filter(|(_, count)| *count != 0).collect()
+    }
+
+    fn counter(&self, slot: usize) -> u64 {
+        let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+        self.counters.get(&slot, 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// Records read so far.
+    pub fn records(&self) -> u64 {
+        self.ring_counts.read
+    }
+
+    /// Every hook: attached, or why not.
+    pub fn hooks(&self) -> &[HookStatus] {
+        &self.hooks
+    }
+
+    /// The cgroup folder that is watched.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Bytes of kernel memory that the maps hold, by the kernel's own account; 0 where it gives none.
+    pub fn kernel_memory(&self) -> u64 {
+        self.map_fds.iter().map(sys::memory_of).sum()
+    }
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SensorError> {
+    let map = ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() });
+    map.and_then(T::try_from).map_err(|source| SensorError::Map { name, source: Box::new(source) })
+}
+
+fn map_fds(ebpf: &Ebpf) -> Vec<OwnedFd> {
+    ebpf.maps().filter_map(|(_, map)| attach::map_fd(map)).collect()
+}
+
+fn open_cgroup(wanted: Option<&Path>) -> Result<(PathBuf, File), SensorError> {
+    let path = match wanted {
+        Some(path) => path.to_owned(),
+        None => cgroup_mount().ok_or(SensorError::NoCgroup)?,
+    };
+    let refuse = |source| SensorError::Cgroup { path: path.clone(), source };
+    let folder = File::open(&path).map_err(refuse)?;
+    // A folder of another file system would be refused as a bad descriptor only when the first program is attached.
+    fs::metadata(path.join("cgroup.procs")).map_err(refuse)?;
+    Ok((path, folder))
+}
+
+/// The cgroup2 mount that shows the root of the hierarchy.
+fn cgroup_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(cgroup_of_mount).map(PathBuf::from)
+}
+
+/// The folder of a line of `/proc/self/mounts` that mounts cgroup2 (proc_pid_mounts(5)).
+fn cgroup_of_mount(line: &str) -> Option<String> {
+    let mut fields = line.split(' ');
+    let (folder, kind) = (fields.nth(1)?, fields.next()?);
+    (kind == "cgroup2").then(|| folder.replace("\\040", " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_cgroup2_on_pure_and_hybrid_hosts() {
+        let find = |text: &str| text.lines().find_map(cgroup_of_mount);
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0";
+        assert_eq!(find(hybrid).as_deref(), Some("/sys/fs/cgroup/unified"));
+        assert_eq!(find("none /mnt/a\\040b cgroup2 rw 0 0").as_deref(), Some("/mnt/a b"));
+        assert_eq!(find("tmpfs /sys/fs/cgroup tmpfs rw 0 0"), None);
+    }
+}

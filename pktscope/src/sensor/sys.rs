@@ -1,0 +1,168 @@
+//! `bpf(2)` calls that aya has no name for: iterators over one map, and batched reads of a hash.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use aya::Pod;
+
+/// Commands and attach type of include/uapi/linux/bpf.h.
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+/// `union bpf_iter_link_info`, its map member.
+#[repr(C)]
+struct IteratorInfo {
+    map_fd: u32,
+    reserved: [u32; 3],
+}
+
+/// `struct { … } link_create` of `union bpf_attr`.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    info: u64,
+    info_bytes: u32,
+    reserved: u32,
+}
+
+/// `struct { … } iter_create` of `union bpf_attr`.
+#[repr(C)]
+struct IteratorCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+/// `struct { … } batch` of `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attributes` is the command's part of `union bpf_attr`, its size is given, and the kernel zero-extends it.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn own(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel has just given this descriptor to us alone; descriptors fit an int.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+/// Attaches an iterator program, to one map where one is given.
+///
+/// # Errors
+/// The system's, where the kernel has no such iterator or refuses the program.
+pub(super) fn link_iterator(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let mut info = IteratorInfo { map_fd: 0, reserved: [0; 3] };
+    let mut attributes = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: 0,
+        attach_type: BPF_TRACE_ITER,
+        flags: 0,
+        info: 0,
+        info_bytes: 0,
+        reserved: 0,
+    };
+    if let Some(map) = map {
+        info.map_fd = map.as_raw_fd() as u32;
+        attributes.info = &raw mut info as u64;
+        attributes.info_bytes = size_of::<IteratorInfo>() as u32;
+    }
+    bpf(BPF_LINK_CREATE, &mut attributes).map(own)
+}
+
+/// A file that runs the iterator once when it is read to its end.
+///
+/// # Errors
+/// The system's.
+fn open_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
+    let mut attributes = IteratorCreate { link_fd: link.as_raw_fd() as u32, flags: 0 };
+    bpf(BPF_ITER_CREATE, &mut attributes).map(|fd| File::from(own(fd)))
+}
+
+/// Runs an iterator program once over everything.
+///
+/// # Errors
+/// The system's.
+pub(super) fn run_iterator(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut file = open_iterator(link)?;
+    let mut buffer = [0u8; 64];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // A long walk without output pauses (kernel/bpf/bpf_iter.c, `MAX_ITER_OBJECTS`).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One step of a batched read: fills `keys` and `values`, which are equally long, and gives how many elements it filled
+/// and whether more follow. `cursor` is the kernel's.
+///
+/// # Errors
+/// The system's; `ENOSPC` where a bucket holds more than there is room for.
+pub(super) fn lookup_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    cursor: &mut u64,
+    is_first: IsFirst,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(u32, More)> {
+    let mut next = 0u64;
+    let mut attributes = Batch {
+        in_batch: if is_first == IsFirst::Yes { 0 } else { std::ptr::from_mut(cursor) as u64 },
+        out_batch: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attributes);
+    *cursor = next;
+    match result {
+        Ok(_) => Ok((attributes.count, More::Yes)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((attributes.count, More::No)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Bytes of kernel memory that a map holds (`memlock` of its `fdinfo`); 0 where the kernel gives none.
+pub(super) fn memory_of(map: &OwnedFd) -> u64 {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd())).unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Whether a batched read starts over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IsFirst {
+    Yes,
+    No,
+}
+
+/// Whether a batched read has more to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum More {
+    Yes,
+    No,
+}
