@@ -21,3 +21,6 @@ pub mod config;
 
 #[cfg(test)]
 mod captures;
+
+#[cfg(test)]
+mod fixtures;

@@ -1,1 +1,39 @@
 //! SQLite: the state directory.
+//!
+//! In come effects and state rows, collected in memory and written in one transaction a batch by a thread of their own;
+//! out come rows, read over connections of their own. The store never blocks the pipeline, never loses what it has
+//! stored, and counts what it could not take.
+
+mod alerts;
+mod baseline;
+mod dispositions;
+mod dns;
+mod error;
+mod flows;
+mod ledger;
+mod lock;
+mod migrate;
+mod open;
+mod pending;
+mod processes;
+mod query;
+mod retention;
+mod rollup;
+mod schema;
+mod writer;
+
+pub use alerts::AlertRow;
+pub use baseline::{StateRow, StateTable};
+pub use dispositions::DispositionRow;
+pub use dns::DnsRow;
+pub use error::StoreError;
+pub use flows::{DestinationRow, FlowRow};
+pub use ledger::LedgerRow;
+pub use open::{DATABASE_NAME, Reader, move_aside};
+pub use pending::Batch;
+pub use processes::ProcessRow;
+pub use query::Query;
+pub use writer::{AlertDocument, Store, StoreHandle, StoreOptions, StoreStats};
+
+#[cfg(test)]
+mod tests;

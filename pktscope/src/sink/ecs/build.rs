@@ -447,8 +447,7 @@ pub(super) fn alert<'a>(alert: &'a Alert, now: Moment) -> Document<'a> {
         id: Some(alert.id),
         severity: Some(alert.severity.name()),
         dedup_key: Some(&alert.dedup_key),
-        evidence: Some(EvidenceObject::New(&alert.evidence)),
-        ..AlertFields::default()
+        evidence: Some(EvidenceObject(&alert.evidence)),
     });
     document
 }

@@ -258,8 +258,6 @@ optional! {
         severity: &'a str,
         dedup_key: &'a str,
         evidence: EvidenceObject<'a>,
-        verdict: &'a str,
-        note: &'a str,
     }
 }
 
@@ -319,21 +317,13 @@ impl Serialize for Counters<'_> {
     }
 }
 
-/// Evidence as an object: of a new alert, or as the store kept it.
+/// Evidence as an object.
 #[derive(Clone, Debug)]
-pub(crate) enum EvidenceObject<'a> {
-    /// Of a new alert.
-    New(&'a Evidence),
-    /// JSON text from the store.
-    Stored(&'a serde_json::value::RawValue),
-}
+pub(crate) struct EvidenceObject<'a>(pub(crate) &'a Evidence);
 
 impl Serialize for EvidenceObject<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let evidence = match self {
-            Self::New(evidence) => &evidence.0,
-            Self::Stored(text) => return text.serialize(serializer),
-        };
+        let evidence = &self.0.0;
         let mut map = serializer.serialize_map(Some(evidence.len()))?;
         for (name, fact) in evidence {
             match fact {
