@@ -16,6 +16,8 @@ pub mod effect;
 pub mod event;
 pub mod flow;
 pub mod ledger;
+pub mod packet;
 pub mod pipeline;
 pub mod process;
+pub mod reassembly;
 pub mod time;

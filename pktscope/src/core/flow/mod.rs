@@ -1,6 +1,25 @@
 //! Flows: the type every later stage works on, and the tracker that makes it from packets or socket reports.
 
+mod clock;
+mod expiry;
+mod history;
+mod key;
 mod names;
+mod settings;
+mod snapshot;
+mod socket_tcp;
+mod sockets;
+mod table;
+mod tcp;
+mod tracker;
+
+pub use key::{End, FlowKey};
+pub(crate) use key::{has_ports, icmp_ports, v4_words, v6_words};
+pub use settings::{FlowSettings, FlowStatistics};
+pub use snapshot::{FlowSnapshot, Observer, Ownership, Side, SocketOwner};
+pub use sockets::SocketTracker;
+pub use tcp::TcpEvent;
+pub use tracker::{BATCH, Tracker};
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

@@ -1,0 +1,615 @@
+//! Socket reports in, flows out: the tracker of the live host.
+//!
+//! The kernel counts; this only tells which flow a count belongs to and when a flow begins and ends. Reports are totals
+//! so far, by socket, scope and tuple ("part" below); what a part grew by goes to its flow. Parts of one TCP connection
+//! that the kernel counts in different places are one flow, in whatever order they come: the accepted socket's own
+//! (primary), its handshake counted by the listener (peer), and what the kernel sends in its name after the socket is
+//! gone (kernel). A part outlives its flow while the kernel keeps it, so that nothing is counted twice.
+
+use std::collections::BTreeSet;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+
+use super::{
+    Direction, EndReason, Endpoint, FlowAction, FlowId, FlowKey, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
+    Ownership, SocketOwner, Transport, Volume,
+    socket_tcp::{self, SocketTcp},
+};
+use crate::core::{
+    event::{FlowRef, Opening, SocketReport, SocketScope},
+    time::BootTime,
+};
+
+/// How long the kernel may send in the name of a closed TCP socket (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
+const TIME_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Parts held for each flow that may be held: a connection has three at most.
+const PARTS_PER_FLOW: usize = 4;
+
+/// What the kernel counts as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct PartKey {
+    cookie: u64,
+    scope: Scope,
+    key: FlowKey,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Scope {
+    Primary,
+    Peer,
+    Overflow,
+    Kernel,
+}
+
+impl From<SocketScope> for Scope {
+    fn from(scope: SocketScope) -> Self {
+        match scope {
+            SocketScope::Primary => Self::Primary,
+            SocketScope::Peer => Self::Peer,
+            SocketScope::Overflow => Self::Overflow,
+            SocketScope::Kernel => Self::Kernel,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Part {
+    /// The flow that its growth goes to, while that one lives.
+    flow: Option<FlowId>,
+    sent: Volume,
+    received: Volume,
+    sweep: u64,
+}
+
+/// A connection's addresses in one network namespace.
+type Tuple = (u64, FlowKey);
+
+/// Where a flow is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The socket is closed; ended for this reason, once the linger is over.
+    Closed(BootTime, EndReason),
+}
+
+#[derive(Debug)]
+struct LiveFlow<U> {
+    tuple: Tuple,
+    transport: Transport,
+    local: Endpoint,
+    remote: Endpoint,
+    icmp: Option<(u8, u8)>,
+    opening: Opening,
+    sent: Volume,
+    received: Volume,
+    started_at: BootTime,
+    last_seen: BootTime,
+    ownership: Ownership,
+    tcp: SocketTcp,
+    has_primary: bool,
+    phase: Phase,
+    is_changed: bool,
+    reported_at: BootTime,
+    /// When to look at it again, as in the agenda.
+    due: BootTime,
+    /// The last sweep that still had it.
+    sweep: u64,
+    user: U,
+}
+
+/// A closed connection whose tuple the kernel may still send for.
+#[derive(Clone, Copy, Debug)]
+struct Ghost {
+    ended_at: BootTime,
+    ownership: Ownership,
+    opening: Opening,
+}
+
+/// Flows of the live host; `U` is the caller's own state of each.
+#[derive(Debug)]
+pub struct SocketTracker<U = ()> {
+    settings: FlowSettings,
+    flows: std::collections::BTreeMap<FlowId, LiveFlow<U>>,
+    parts: HashMap<PartKey, Part, RandomState>,
+    tuples: HashMap<Tuple, FlowId, RandomState>,
+    ghosts: HashMap<Tuple, Ghost, RandomState>,
+    ghost_order: std::collections::VecDeque<(BootTime, Tuple)>,
+    agenda: BTreeSet<(BootTime, FlowId)>,
+    /// Eviction order: flows that one side has sent on first, then by last packet.
+    ages: BTreeSet<(bool, BootTime, FlowId)>,
+    sweep: u64,
+    now: BootTime,
+    next_id: u64,
+    statistics: FlowStatistics,
+}
+
+impl<U> LiveFlow<U> {
+    fn is_confirmed(&self) -> bool {
+        self.sent.packets > 0 && self.received.packets > 0
+    }
+
+    fn age(&self, id: FlowId) -> (bool, BootTime, FlowId) {
+        (self.is_confirmed(), self.last_seen, id)
+    }
+
+    /// When it ends if nothing comes; `None` while a socket holds it open.
+    fn idle_at(&self, settings: &FlowSettings) -> Option<BootTime> {
+        let timeout = match self.transport {
+            Transport::TCP if self.has_primary => return None,
+            Transport::TCP => settings.tcp_half_open_timeout,
+            Transport::UDP => settings.udp_timeout,
+            _ => settings.other_timeout,
+        };
+        Some(self.last_seen.plus(timeout))
+    }
+
+    fn next_look(&self, settings: &FlowSettings) -> BootTime {
+        if let Phase::Closed(at, _) = self.phase {
+            return at.plus(settings.socket_linger);
+        }
+        let update = self.is_changed.then(|| self.reported_at.plus(settings.update_interval));
+        let active = settings.active_timeout.map(|timeout| self.started_at.plus(timeout));
+        let looks = [self.idle_at(settings), update, active];
+        looks.into_iter().flatten().min().unwrap_or(BootTime(u64::MAX))
+    }
+
+    fn snapshot(&self, id: FlowId, ended: Option<(BootTime, EndReason)>) -> FlowSnapshot {
+        let (source, destination, sent, received, direction) = match self.opening {
+            Opening::Active => (self.local, self.remote, self.sent, self.received, Direction::Egress),
+            Opening::Passive => (self.remote, self.local, self.received, self.sent, Direction::Ingress),
+        };
+        let is_tcp = self.transport == Transport::TCP;
+        FlowSnapshot {
+            id,
+            transport: self.transport,
+            source,
+            destination,
+            icmp: self.icmp,
+            direction,
+            sent,
+            received,
+            started_at: self.started_at,
+            last_seen: self.last_seen,
+            ended,
+            ownership: self.ownership,
+            tcp: is_tcp.then(|| self.tcp.summary(self.opening, &self.sent, &self.received)),
+        }
+    }
+}
+
+fn grown(now: &Volume, before: &Volume) -> Option<Volume> {
+    Some(Volume {
+        ip_bytes: now.ip_bytes.checked_sub(before.ip_bytes)?,
+        packets: now.packets.checked_sub(before.packets)?,
+        // Counted elsewhere than the packets (by the socket itself), so it may lag behind them.
+        payload_bytes: now.payload_bytes.saturating_sub(before.payload_bytes),
+    })
+}
+
+fn add(total: &mut Volume, more: &Volume) {
+    total.ip_bytes += more.ip_bytes;
+    total.packets += more.packets;
+    total.payload_bytes += more.payload_bytes;
+}
+
+fn owner_of(report: &SocketReport) -> Ownership {
+    if report.scope == SocketScope::Kernel {
+        return Ownership::Kernel;
+    }
+    Ownership::Socket(SocketOwner {
+        cookie: report.cookie,
+        user: report.user,
+        creator: report.creator,
+        method: report.method,
+        unknown: report.unknown,
+        is_shared: report.is_shared,
+    })
+}
+
+fn key_of(report: &SocketReport) -> FlowKey {
+    let (mut key, _) = FlowKey::of_endpoints(report.transport, report.local, report.remote);
+    if let (Some((kind, code)), [0, 0]) = (report.icmp, key.ports) {
+        key.ports = super::icmp_ports(report.transport.0, kind, code, 0);
+    }
+    key
+}
+
+impl<U: Default> SocketTracker<U> {
+    /// A tracker whose first flow gets the number `first_id`.
+    pub fn new(settings: FlowSettings, first_id: FlowId) -> Self {
+        let seed = settings.hash_seed;
+        let state = RandomState::with_seeds(seed, seed.rotate_left(23), !seed, seed.rotate_left(47));
+        Self {
+            settings,
+            flows: Default::default(),
+            parts: HashMap::with_hasher(state.clone()),
+            tuples: HashMap::with_hasher(state.clone()),
+            ghosts: HashMap::with_hasher(state),
+            ghost_order: Default::default(),
+            agenda: BTreeSet::new(),
+            ages: BTreeSet::new(),
+            sweep: 0,
+            now: BootTime::default(),
+            next_id: first_id.0,
+            statistics: FlowStatistics::default(),
+        }
+    }
+
+    /// Flows held.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// The number that the next flow gets.
+    pub fn next_id(&self) -> FlowId {
+        FlowId(self.next_id)
+    }
+
+    /// What it did so far.
+    pub fn statistics(&self) -> FlowStatistics {
+        self.statistics
+    }
+
+    /// Changes time-outs and bounds; a smaller bound takes hold as flows come.
+    pub fn set_settings(&mut self, settings: FlowSettings) {
+        self.settings = settings;
+        let ids: Vec<FlowId> = self.flows.keys().copied().collect();
+        for id in ids {
+            self.settle(id);
+        }
+    }
+
+    /// The flow that a packet belongs to, and the caller's state of it; `None` before its socket's first report.
+    pub fn find_mut(&mut self, flow: &FlowRef) -> Option<(FlowId, &mut U)> {
+        let (key, _) = FlowKey::of_endpoints(flow.transport, flow.source, flow.destination);
+        let by_part = [Scope::Primary, Scope::Peer].into_iter().find_map(|scope| {
+            let part = self.parts.get(&PartKey { cookie: flow.cookie, scope, key })?;
+            part.flow.filter(|id| self.flows.contains_key(id))
+        });
+        let id = by_part.or_else(|| self.tuples.get(&(0, key)).copied())?;
+        self.flows.get_mut(&id).map(|live| (id, &mut live.user))
+    }
+
+    /// The flow with this number, and the caller's state of it.
+    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut U> {
+        self.flows.get_mut(&id).map(|live| &mut live.user)
+    }
+
+    /// Reports a flow as it stands, for example because it got its name; waits for no interval.
+    pub fn touch(&mut self, id: FlowId, at: BootTime, observer: &mut impl Observer<U>) {
+        if self.flows.contains_key(&id) {
+            self.emit(id, FlowAction::Updated, at, None, observer);
+            self.settle(id);
+        }
+    }
+
+    /// Takes one report.
+    pub fn report(&mut self, report: &SocketReport, observer: &mut impl Observer<U>) {
+        self.now = self.now.max(report.at);
+        let part_key = PartKey { cookie: report.cookie, scope: report.scope.into(), key: key_of(report) };
+        let (sent, received) = self.growth(&part_key, report);
+        let has_grown = sent.packets > 0 || received.packets > 0 || sent.ip_bytes > 0 || received.ip_bytes > 0;
+        let Some(id) = self.flow_of(&part_key, report, has_grown, observer) else {
+            if report.is_closed {
+                self.parts.remove(&part_key);
+            }
+            return;
+        };
+        self.apply(id, report, has_grown, &sent, &received);
+        if report.is_closed {
+            self.parts.remove(&part_key);
+            self.close(id, report);
+        }
+        self.after(id, report.at, observer);
+    }
+
+    /// What the part grew by since its last report.
+    fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> (Volume, Volume) {
+        let has_room = self.parts.len() < self.settings.max_flows.saturating_mul(PARTS_PER_FLOW);
+        let sweep = self.sweep;
+        let Some(part) = self.parts.get_mut(part_key) else {
+            if has_room || report.is_closed {
+                let (sent, received) = (report.sent, report.received);
+                self.parts.insert(*part_key, Part { flow: None, sent, received, sweep });
+            }
+            return (report.sent, report.received);
+        };
+        let payload = [part.sent.payload_bytes, part.received.payload_bytes];
+        let grown = grown(&report.sent, &part.sent).zip(grown(&report.received, &part.received));
+        (part.sent, part.received, part.sweep) = (report.sent, report.received, sweep);
+        if grown.is_some() {
+            part.sent.payload_bytes = part.sent.payload_bytes.max(payload[0]);
+            part.received.payload_bytes = part.received.payload_bytes.max(payload[1]);
+        }
+        grown.unwrap_or_else(|| {
+            self.statistics.counters_restarted += 1;
+            (report.sent, report.received)
+        })
+    }
+
+    /// The flow that a part's growth goes to; `None` where its flow is over and nothing is new.
+    fn flow_of(
+        &mut self,
+        part_key: &PartKey,
+        report: &SocketReport,
+        has_grown: bool,
+        observer: &mut impl Observer<U>,
+    ) -> Option<FlowId> {
+        let known = self.parts.get(part_key).and_then(|part| part.flow);
+        let alive = known.filter(|id| self.flows.contains_key(id));
+        let id = match alive {
+            Some(id) => id,
+            None if known.is_some() && !has_grown => return None,
+            None => match self.joined(part_key, report) {
+                Some(id) => {
+                    let live = self.flows.get_mut(&id);
+                    live.into_iter().for_each(|live| live.started_at = live.started_at.min(report.started_at));
+                    id
+                }
+                None => self.begin(part_key, report, observer),
+            },
+        };
+        if let Some(part) = self.parts.get_mut(part_key) {
+            part.flow = Some(id);
+        }
+        Some(id)
+    }
+
+    /// A flow that another part of the same connection began.
+    fn joined(&self, part_key: &PartKey, report: &SocketReport) -> Option<FlowId> {
+        if report.transport != Transport::TCP {
+            return None;
+        }
+        let id = *self.tuples.get(&(report.netns, part_key.key)).or_else(|| self.tuples.get(&(0, part_key.key)))?;
+        let live = self.flows.get(&id)?;
+        let is_same_side = live.local == report.local;
+        let fits = match part_key.scope {
+            Scope::Primary => !live.has_primary,
+            Scope::Peer | Scope::Kernel => true,
+            Scope::Overflow => false,
+        };
+        (is_same_side && fits).then_some(id)
+    }
+
+    fn begin(&mut self, part_key: &PartKey, report: &SocketReport, observer: &mut impl Observer<U>) -> FlowId {
+        while self.flows.len() >= self.settings.max_flows.max(1) {
+            self.evict(observer);
+        }
+        let id = FlowId(self.next_id);
+        self.next_id += 1;
+        self.statistics.started += 1;
+        let tuple = (report.netns, part_key.key);
+        let ghost = self.ghosts.get(&tuple).filter(|_| report.scope == SocketScope::Kernel).copied();
+        let ownership = ghost.map_or_else(|| owner_of(report), |ghost| ghost.ownership);
+        let opening = ghost.map_or(report.opening, |ghost| ghost.opening);
+        // A restarted part's flow begins with what is new of it.
+        let is_first = self.parts.get(part_key).is_none_or(|part| part.flow.is_none());
+        let started_at = if is_first { report.started_at.min(report.at) } else { report.at };
+        let live = LiveFlow {
+            tuple,
+            transport: report.transport,
+            local: report.local,
+            remote: report.remote,
+            icmp: report.icmp,
+            opening,
+            sent: Volume::default(),
+            received: Volume::default(),
+            started_at,
+            last_seen: started_at,
+            ownership,
+            tcp: SocketTcp::default(),
+            has_primary: false,
+            phase: Phase::Open,
+            is_changed: true,
+            reported_at: BootTime::default(),
+            due: BootTime::default(),
+            sweep: self.sweep,
+            user: U::default(),
+        };
+        self.agenda.insert((live.due, id));
+        self.ages.insert(live.age(id));
+        self.tuples.insert(tuple, id);
+        self.flows.insert(id, live);
+        id
+    }
+
+    fn apply(&mut self, id: FlowId, report: &SocketReport, has_grown: bool, sent: &Volume, received: &Volume) {
+        let Some(live) = self.flows.get_mut(&id) else { return };
+        self.ages.remove(&live.age(id));
+        add(&mut live.sent, sent);
+        add(&mut live.received, received);
+        if has_grown {
+            live.last_seen = live.last_seen.max(report.at);
+            live.is_changed = true;
+        }
+        if report.scope == SocketScope::Kernel && is_time_wait_answer(live, report) {
+            // The FIN that a TIME-WAIT socket's ACK answers passes no hook; it is as large as its answer.
+            add(&mut live.received, sent);
+            self.statistics.packets_inferred += sent.packets;
+        }
+        if report.scope == SocketScope::Primary {
+            let ownership = owner_of(report);
+            live.is_changed |= live.ownership != ownership;
+            if !live.has_primary {
+                live.phase = Phase::Open;
+            }
+            (live.ownership, live.opening, live.has_primary) = (ownership, report.opening, true);
+        }
+        if report.scope == SocketScope::Primary || !live.has_primary {
+            live.sweep = self.sweep;
+        }
+        if let Some(tcp) = &report.tcp {
+            live.tcp.update(tcp, report.is_closed);
+        }
+        self.ages.insert(live.age(id));
+    }
+
+    /// Notes that a part is over; the flow is, when that was its socket or it never had one.
+    fn close(&mut self, id: FlowId, report: &SocketReport) {
+        let Some(live) = self.flows.get_mut(&id) else { return };
+        if live.phase != Phase::Open || live.has_primary && report.scope != SocketScope::Primary {
+            return;
+        }
+        // A handshake without its socket yet, or a kernel's packet: the other parts may still come.
+        let reason = if live.has_primary || live.transport != Transport::TCP {
+            live.tcp.end_reason()
+        } else {
+            EndReason::EndOfFlow
+        };
+        live.phase = Phase::Closed(report.at, reason);
+    }
+
+    /// Reports what is to be reported now and sets the next look.
+    fn after(&mut self, id: FlowId, at: BootTime, observer: &mut impl Observer<U>) {
+        let Some(live) = self.flows.get(&id) else { return };
+        if live.reported_at == BootTime::default() {
+            self.emit(id, FlowAction::Started, at, None, observer);
+        }
+        let Some(live) = self.flows.get(&id) else { return };
+        match live.phase {
+            Phase::Closed(closed_at, reason) if live.transport != Transport::TCP => {
+                self.end(id, closed_at, reason, observer);
+            }
+            _ => self.look(id, at, observer),
+        }
+    }
+
+    /// Puts a flow's next look and age where they belong.
+    fn settle(&mut self, id: FlowId) {
+        let Some(live) = self.flows.get_mut(&id) else { return };
+        let due = live.next_look(&self.settings);
+        if due != live.due {
+            self.agenda.remove(&(live.due, id));
+            live.due = due;
+            self.agenda.insert((due, id));
+        }
+    }
+
+    /// Ends, splits or updates a flow, whatever its time has come for.
+    fn look(&mut self, id: FlowId, now: BootTime, observer: &mut impl Observer<U>) {
+        let Some(live) = self.flows.get(&id) else { return };
+        if let Phase::Closed(at, reason) = live.phase {
+            if at.plus(self.settings.socket_linger) <= now {
+                return self.end(id, at, reason, observer);
+            }
+            return self.settle(id);
+        }
+        if let Some(idle_at) = live.idle_at(&self.settings).filter(|idle_at| *idle_at <= now) {
+            return self.end(id, idle_at, EndReason::IdleTimeout, observer);
+        }
+        let is_too_old = self.settings.active_timeout.is_some_and(|timeout| live.started_at.plus(timeout) <= now);
+        if is_too_old {
+            return self.end(id, now, EndReason::ActiveTimeout, observer);
+        }
+        if live.is_changed && live.reported_at.plus(self.settings.update_interval) <= now {
+            self.emit(id, FlowAction::Updated, now, None, observer);
+        }
+        self.settle(id);
+    }
+
+    /// Ends flows whose time is over, updates those that changed; costs what is due.
+    pub fn tick(&mut self, now: BootTime, observer: &mut impl Observer<U>) {
+        self.now = self.now.max(now);
+        while let Some(&(due, id)) = self.agenda.first() {
+            if self.now < due {
+                break;
+            }
+            self.look(id, self.now, observer);
+        }
+        while let Some(&(ended_at, tuple)) = self.ghost_order.front() {
+            if self.now < ended_at.plus(TIME_WAIT) && self.ghost_order.len() <= self.settings.max_flows {
+                break;
+            }
+            self.ghost_order.pop_front();
+            if self.ghosts.get(&tuple).is_some_and(|ghost| ghost.ended_at == ended_at) {
+                self.ghosts.remove(&tuple);
+            }
+        }
+    }
+
+    /// Every socket has been reported: ends the flows of those that were not.
+    pub fn sweep_done(&mut self, at: BootTime, observer: &mut impl Observer<U>) {
+        let sweep = self.sweep;
+        let gone: Vec<FlowId> = self
+            .flows
+            .iter()
+            .filter(|(_, live)| live.sweep < sweep && live.phase == Phase::Open)
+            .map(|(id, _)| *id)
+            .collect();
+        self.parts.retain(|_, part| part.sweep >= sweep);
+        for id in gone {
+            self.end(id, at, EndReason::EndOfFlow, observer);
+        }
+        self.sweep += 1;
+        self.tick(at, observer);
+    }
+
+    /// Ends every flow.
+    pub fn finish(&mut self, at: BootTime, reason: EndReason, observer: &mut impl Observer<U>) {
+        let ids: Vec<FlowId> = self.flows.keys().copied().collect();
+        for id in ids {
+            let Some(live) = self.flows.get(&id) else { continue };
+            let (at, reason) = match live.phase {
+                Phase::Closed(at, reason) => (at, reason),
+                Phase::Open => (at, reason),
+            };
+            self.end(id, at, reason, observer);
+        }
+        self.parts.clear();
+    }
+
+    fn evict(&mut self, observer: &mut impl Observer<U>) {
+        let Some(&(is_confirmed, _, id)) = self.ages.first() else { return };
+        match is_confirmed {
+            true => self.statistics.evicted_confirmed += 1,
+            false => self.statistics.evicted_unconfirmed += 1,
+        }
+        self.end(id, self.now, EndReason::LackOfResources, observer);
+    }
+
+    fn end(&mut self, id: FlowId, at: BootTime, reason: EndReason, observer: &mut impl Observer<U>) {
+        self.emit(id, FlowAction::Ended, at, Some((at, reason)), observer);
+        let Some(live) = self.flows.remove(&id) else { return };
+        self.statistics.ended += 1;
+        self.agenda.remove(&(live.due, id));
+        self.ages.remove(&live.age(id));
+        if self.tuples.get(&live.tuple) == Some(&id) {
+            self.tuples.remove(&live.tuple);
+        }
+        if live.transport == Transport::TCP && live.has_primary {
+            let ghost = Ghost { ended_at: at, ownership: live.ownership, opening: live.opening };
+            self.ghosts.insert(live.tuple, ghost);
+            self.ghost_order.push_back((at, live.tuple));
+        }
+    }
+
+    fn emit(
+        &mut self,
+        id: FlowId,
+        action: FlowAction,
+        at: BootTime,
+        ended: Option<(BootTime, EndReason)>,
+        observer: &mut impl Observer<U>,
+    ) {
+        let Some(live) = self.flows.get_mut(&id) else { return };
+        live.is_changed = false;
+        live.reported_at = at.max(BootTime(1));
+        let snapshot = live.snapshot(id, ended);
+        observer.change(action, at, snapshot, &mut live.user);
+    }
+}
+
+/// Whether a kernel's packets answer the FIN of a connection that this host closed first and in order.
+fn is_time_wait_answer<U>(live: &LiveFlow<U>, report: &SocketReport) -> bool {
+    let is_in_order = matches!(live.phase, Phase::Closed(_, EndReason::EndOfFlow));
+    live.has_primary && is_in_order && report.received.packets == 0 && socket_tcp::is_active_close(&live.tcp)
+}
+
+#[cfg(test)]
+mod tests;

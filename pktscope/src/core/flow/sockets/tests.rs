@@ -1,0 +1,341 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::{
+    event::{Stamp, TcpReport},
+    process::ProcessKey,
+};
+
+type Changes = Vec<(FlowAction, FlowSnapshot)>;
+
+fn at(seconds: u64) -> BootTime {
+    BootTime(seconds * 1_000_000_000)
+}
+
+fn endpoint(text: &str) -> Endpoint {
+    let socket: std::net::SocketAddr = text.parse().unwrap();
+    Endpoint { addr: socket.ip(), port: socket.port() }
+}
+
+fn volume(packets: u64, ip_bytes: u64) -> Volume {
+    Volume { ip_bytes, packets, payload_bytes: ip_bytes.saturating_sub(40 * packets) }
+}
+
+fn stamp(pid: u32) -> Option<Stamp> {
+    Some(Stamp { key: ProcessKey { pid, started_at: at(1) }, uid: 0, cgroup_id: 1 })
+}
+
+fn tcp(state: u8) -> Option<TcpReport> {
+    Some(TcpReport { state, is_established: true, ..TcpReport::default() })
+}
+
+/// A connected TCP socket of process 7 that has sent 5 packets and received 4.
+fn report() -> SocketReport {
+    SocketReport {
+        cookie: 100,
+        netns: 1,
+        scope: SocketScope::Primary,
+        at: at(10),
+        started_at: at(9),
+        is_closed: false,
+        transport: Transport::TCP,
+        local: endpoint("10.0.0.2:40000"),
+        remote: endpoint("192.0.2.1:443"),
+        icmp: None,
+        opening: Opening::Active,
+        interface: 2,
+        user: stamp(7),
+        creator: stamp(7),
+        method: Default::default(),
+        unknown: None,
+        is_shared: false,
+        sent: volume(5, 1000),
+        received: volume(4, 2000),
+        segment_header_bytes: [0; 2],
+        tcp: tcp(1),
+    }
+}
+
+fn udp_report() -> SocketReport {
+    SocketReport { transport: Transport::UDP, remote: endpoint("192.0.2.53:53"), tcp: None, ..report() }
+}
+
+fn tracker() -> SocketTracker {
+    SocketTracker::new(FlowSettings::default(), FlowId(1))
+}
+
+fn run(reports: &[SocketReport], until: BootTime) -> Changes {
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    for report in reports {
+        tracker.tick(report.at, &mut changes);
+        tracker.report(report, &mut changes);
+    }
+    tracker.tick(until, &mut changes);
+    changes
+}
+
+fn actions(changes: &Changes) -> Vec<(FlowAction, u64)> {
+    changes.iter().map(|(action, flow)| (*action, flow.id.0)).collect()
+}
+
+fn pid_of(flow: &FlowSnapshot) -> Option<u32> {
+    match flow.ownership {
+        Ownership::Socket(owner) => owner.user.map(|stamp| stamp.key.pid),
+        Ownership::Kernel | Ownership::Capture => None,
+    }
+}
+
+#[test]
+fn a_short_connection_is_one_flow_from_its_last_report_alone() {
+    let changes = run(&[SocketReport { is_closed: true, ..report() }], at(20));
+    assert_eq!(actions(&changes), [(FlowAction::Started, 1), (FlowAction::Ended, 1)]);
+    let flow = &changes[1].1;
+    assert_eq!((flow.sent, flow.received), (volume(5, 1000), volume(4, 2000)));
+    assert_eq!((flow.direction, flow.started_at), (Direction::Egress, at(9)));
+    assert_eq!(flow.ended, Some((at(10), EndReason::EndOfFlow)));
+    assert_eq!(pid_of(flow), Some(7));
+}
+
+#[test]
+fn sweeps_update_at_most_once_an_interval_and_never_lose_growth() {
+    let sweeps: Vec<SocketReport> = (0..100)
+        .map(|second| SocketReport { at: at(10 + second), sent: volume(5 + second, 1000 + 100 * second), ..report() })
+        .collect();
+    let changes = run(&sweeps, at(500));
+    let shown: Vec<u64> = changes.iter().map(|(_, flow)| flow.sent.packets).collect();
+    assert_eq!(shown, [5, 64, 104]);
+    assert!(changes.iter().skip(1).all(|(action, _)| *action == FlowAction::Updated));
+}
+
+fn accepted(is_closed: bool) -> SocketReport {
+    SocketReport {
+        cookie: 200,
+        local: endpoint("10.0.0.2:80"),
+        remote: endpoint("192.0.2.9:5555"),
+        opening: Opening::Passive,
+        sent: volume(3, 900),
+        received: volume(3, 300),
+        is_closed,
+        tcp: tcp(8),
+        ..report()
+    }
+}
+
+fn handshake() -> SocketReport {
+    SocketReport {
+        cookie: 50,
+        scope: SocketScope::Peer,
+        user: stamp(1),
+        sent: volume(1, 60),
+        received: volume(2, 112),
+        tcp: None,
+        started_at: at(8),
+        ..accepted(false)
+    }
+}
+
+#[test]
+fn a_listeners_handshake_joins_the_accepted_flow_in_either_order() {
+    let orders: [[SocketReport; 2]; 3] = [
+        [handshake(), accepted(true)],
+        [accepted(true), handshake()],
+        [accepted(true), SocketReport { is_closed: true, ..handshake() }],
+    ];
+    for order in orders {
+        let changes = run(&order, at(100));
+        let (action, flow) = changes.last().unwrap();
+        assert_eq!((*action, flow.id), (FlowAction::Ended, FlowId(1)), "{changes:?}");
+        assert_eq!((flow.sent.packets, flow.received.packets), (5, 4));
+        assert_eq!((flow.sent.ip_bytes, flow.received.ip_bytes), (412, 960));
+        assert_eq!((flow.started_at, flow.direction), (at(8), Direction::Ingress));
+        assert_eq!(pid_of(flow), Some(7));
+        assert_eq!(changes.iter().filter(|(action, _)| *action == FlowAction::Started).count(), 1);
+    }
+}
+
+#[test]
+fn a_second_connection_on_a_tuple_gets_only_its_own_handshake() {
+    let second = SocketReport { cookie: 201, at: at(20), started_at: at(19), ..accepted(true) };
+    let again = SocketReport { at: at(20), sent: volume(2, 120), received: volume(4, 224), ..handshake() };
+    let changes = run(&[handshake(), accepted(true), again, second], at(100));
+    let ended: Vec<_> = changes.iter().filter(|(action, _)| *action == FlowAction::Ended).collect();
+    assert_eq!(ended.len(), 2);
+    for (_, flow) in ended {
+        assert_eq!((flow.sent.packets, flow.received.packets), (5, 4));
+    }
+}
+
+#[test]
+fn the_last_ack_of_time_wait_is_the_connections_and_the_fin_it_answers_too() {
+    let ack = SocketReport {
+        cookie: 9,
+        scope: SocketScope::Kernel,
+        at: at(11),
+        sent: volume(1, 52),
+        received: Volume::default(),
+        user: None,
+        creator: None,
+        tcp: None,
+        ..report()
+    };
+    let changes = run(&[SocketReport { is_closed: true, ..report() }, ack.clone()], at(100));
+    assert_eq!(actions(&changes), [(FlowAction::Started, 1), (FlowAction::Ended, 1)]);
+    let flow = &changes[1].1;
+    assert_eq!((flow.sent.ip_bytes, flow.sent.packets), (1052, 6));
+    assert_eq!((flow.received.ip_bytes, flow.received.packets), (2052, 5));
+
+    // After the linger it is a flow of its own, still the process's.
+    let late = SocketReport { at: at(30), started_at: at(30), ..ack.clone() };
+    let changes = run(&[SocketReport { is_closed: true, ..report() }, late], at(200));
+    assert_eq!(pid_of(&changes[2].1), Some(7));
+    // Without any connection it is the kernel's.
+    let changes = run(&[ack], at(11));
+    assert_eq!(changes[0].1.ownership, Ownership::Kernel);
+}
+
+#[test]
+fn the_remotes_fin_is_not_inferred_where_the_remote_closed_first() {
+    let ack = SocketReport { cookie: 9, scope: SocketScope::Kernel, at: at(11), sent: volume(1, 40), ..report() };
+    let ack = SocketReport { received: Volume::default(), tcp: None, ..ack };
+    let changes = run(&[SocketReport { is_closed: true, tcp: tcp(8), ..report() }, ack], at(100));
+    assert_eq!(changes[1].1.received, volume(4, 2000));
+}
+
+#[test]
+fn an_idle_udp_peer_ends_and_begins_anew_with_what_is_new() {
+    let changes = run(
+        &[
+            udp_report(),
+            SocketReport { at: at(40), ..udp_report() },
+            SocketReport { at: at(200), ..udp_report() },
+            SocketReport { at: at(300), sent: volume(6, 1100), ..udp_report() },
+        ],
+        at(301),
+    );
+    assert_eq!(actions(&changes), [(FlowAction::Started, 1), (FlowAction::Ended, 1), (FlowAction::Started, 2)]);
+    assert_eq!(changes[1].1.ended, Some((at(70), EndReason::IdleTimeout)));
+    assert_eq!((changes[2].1.sent.packets, changes[2].1.sent.ip_bytes), (1, 100));
+    assert_eq!(changes[2].1.started_at, at(300));
+}
+
+#[test]
+fn an_idle_tcp_socket_stays_and_a_socket_that_a_sweep_misses_is_gone() {
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    tracker.report(&report(), &mut changes);
+    tracker.sweep_done(at(10), &mut changes);
+    tracker.report(&SocketReport { at: at(5000), ..report() }, &mut changes);
+    tracker.sweep_done(at(5000), &mut changes);
+    assert_eq!(actions(&changes), [(FlowAction::Started, 1)]);
+    tracker.sweep_done(at(5001), &mut changes);
+    assert_eq!(actions(&changes)[1..], [(FlowAction::Ended, 1)]);
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn both_ends_of_a_loopback_connection_are_flows_of_their_own() {
+    let server = SocketReport {
+        cookie: 300,
+        local: report().remote,
+        remote: report().local,
+        opening: Opening::Passive,
+        user: stamp(8),
+        ..report()
+    };
+    let changes = run(&[report(), server], at(11));
+    assert_eq!(actions(&changes), [(FlowAction::Started, 1), (FlowAction::Started, 2)]);
+    assert_eq!((changes[0].1.source, changes[0].1.direction), (changes[1].1.source, Direction::Egress));
+    assert_eq!(changes[1].1.direction, Direction::Ingress);
+}
+
+#[test]
+fn names_find_their_flow_by_either_direction() {
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    tracker.report(&udp_report(), &mut changes);
+    let (local, remote) = (udp_report().local, udp_report().remote);
+    for (source, destination) in [(local, remote), (remote, local)] {
+        let flow = FlowRef { cookie: 100, transport: Transport::UDP, source, destination };
+        assert_eq!(tracker.find_mut(&flow).map(|(id, _)| id), Some(FlowId(1)));
+        assert!(tracker.find_mut(&FlowRef { cookie: 101, ..flow }).is_none());
+    }
+}
+
+#[test]
+fn a_full_table_gives_up_the_oldest_that_only_one_side_has_sent_on() {
+    let settings = FlowSettings { max_flows: 3, ..FlowSettings::default() };
+    let (mut tracker, mut changes) = (SocketTracker::<()>::new(settings, FlowId(1)), Changes::new());
+    for cookie in 0..6 {
+        let received = if cookie == 0 { volume(1, 50) } else { Volume::default() };
+        tracker.report(&SocketReport { cookie, received, at: at(10 + cookie), ..udp_report() }, &mut changes);
+    }
+    let ended: Vec<_> = changes.iter().filter(|(action, _)| *action == FlowAction::Ended).collect();
+    assert_eq!(ended.iter().map(|(_, flow)| flow.id.0).collect::<Vec<_>>(), [2, 3, 4]);
+    assert!(ended.iter().all(|(_, flow)| matches!(flow.ended, Some((_, EndReason::LackOfResources)))));
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    cookie: u64,
+    scope: SocketScope,
+    transport: Transport,
+    packets: [u64; 2],
+    is_closed: bool,
+    seconds: u64,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let scope = prop_oneof![Just(SocketScope::Primary), Just(SocketScope::Peer), Just(SocketScope::Kernel)];
+    let transport = prop_oneof![Just(Transport::TCP), Just(Transport::UDP)];
+    (0u64..3, scope, transport, [0u64..4, 0u64..4], prop::bool::weighted(0.2), 0u64..50).prop_map(
+        |(cookie, scope, transport, packets, is_closed, seconds)| Step {
+            cookie,
+            scope,
+            transport,
+            packets,
+            is_closed,
+            seconds,
+        },
+    )
+}
+
+proptest! {
+    /// Whatever the order of reports, what the flows carry is what the parts counted, and what was inferred.
+    #[test]
+    fn packets_and_bytes_are_conserved(steps in prop::collection::vec(step(), 1..120)) {
+        let settings = FlowSettings { max_flows: 8, ..FlowSettings::default() };
+        let (mut tracker, mut changes) = (SocketTracker::<()>::new(settings, FlowId(1)), Changes::new());
+        let mut totals: std::collections::BTreeMap<(u64, u8, u8), [u64; 2]> = Default::default();
+        let (mut now, mut expected) = (100, 0);
+        for step in steps {
+            now += step.seconds;
+            let total = totals.entry((step.cookie, step.scope as u8, step.transport.0)).or_default();
+            for (total, packets) in total.iter_mut().zip(step.packets) {
+                *total += packets;
+                expected += packets;
+            }
+            let report = SocketReport {
+                cookie: step.cookie,
+                scope: step.scope,
+                transport: step.transport,
+                is_closed: step.is_closed,
+                at: at(now),
+                sent: volume(total[0], total[0] * 100),
+                received: volume(total[1], total[1] * 100),
+                ..report()
+            };
+            if step.is_closed {
+                *total = [0; 2];
+            }
+            tracker.report(&report, &mut changes);
+            tracker.tick(at(now), &mut changes);
+            prop_assert!(tracker.len() <= 8);
+        }
+        tracker.finish(at(now), EndReason::ForcedEnd, &mut changes);
+        let ended = changes.iter().filter(|(action, _)| *action == FlowAction::Ended);
+        let packets: u64 = ended.clone().map(|(_, flow)| flow.sent.packets + flow.received.packets).sum();
+        let bytes: u64 = ended.map(|(_, flow)| flow.sent.ip_bytes + flow.received.ip_bytes).sum();
+        let inferred = tracker.statistics().packets_inferred;
+        prop_assert_eq!(packets, expected + inferred);
+        prop_assert_eq!(bytes, (expected + inferred) * 100);
+        prop_assert_eq!(tracker.statistics().started, tracker.statistics().ended);
+    }
+}

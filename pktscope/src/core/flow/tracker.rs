@@ -1,0 +1,574 @@
+//! Packets in, flows out: the tracker of captures.
+//!
+//! Time comes with the packets. It never runs backwards inside: a packet a little older than the one before it counts at
+//! the latest time seen; a clock that steps back further moves the offset instead, so that time-outs go on.
+//!
+//! When the table is full a new flow takes the place of another: first of one that is closed or that only one side has
+//! sent on (soonest due first), so that no flood of SYNs or of datagrams evicts a flow both sides take part in. Those
+//! may fill at most 7/8 of the table; beyond that the least recently seen of 16 sampled gives way to the next.
+
+use std::time::Duration;
+
+use super::{
+    Direction, End, EndReason, FlowAction, FlowId, FlowKey, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
+    Ownership, Side, TcpEvent, Transport,
+    clock::Clock,
+    expiry::{NONE, Wheel},
+    table::{Class, Entry, Table, bits},
+    tcp,
+};
+use crate::core::{
+    packet::{Detail, Packet, TcpHeader},
+    time::BootTime,
+};
+
+/// Packets looked up together, so that their cache misses overlap.
+pub const BATCH: usize = 16;
+/// Flows looked at for one eviction.
+const SAMPLES: usize = 16;
+
+/// Flows of a capture; `U` is the caller's own state of each.
+#[derive(Debug)]
+pub struct Tracker<U = ()> {
+    settings: FlowSettings,
+    timeouts: Timeouts,
+    table: Table<U>,
+    /// Flows both sides take part in.
+    confirmed: Wheel,
+    /// All others.
+    unconfirmed: Wheel,
+    clock: Clock,
+    next_id: u64,
+    random: u64,
+    statistics: FlowStatistics,
+    /// Flows whose slot came.
+    looks: u64,
+}
+
+/// Nanoseconds by class.
+#[derive(Debug)]
+struct Timeouts {
+    half_open: u64,
+    closed: u64,
+    tcp: u64,
+    udp: u64,
+    other: u64,
+    update: u64,
+    active: u64,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Timeouts {
+    fn new(settings: &FlowSettings) -> Self {
+        Self {
+            half_open: nanos(settings.tcp_half_open_timeout),
+            closed: nanos(settings.tcp_closed_timeout),
+            tcp: nanos(settings.tcp_timeout),
+            udp: nanos(settings.udp_timeout),
+            other: nanos(settings.other_timeout),
+            update: nanos(settings.update_interval).max(1),
+            active: settings.active_timeout.map_or(u64::MAX, nanos),
+        }
+    }
+
+    #[inline]
+    fn idle<U>(&self, entry: &Entry<U>) -> u64 {
+        match (entry.class(), Transport(entry.transport)) {
+            (Class::HalfOpen, _) => self.half_open,
+            (Class::Closed, _) => self.closed,
+            (_, Transport::TCP) => self.tcp,
+            (_, Transport::UDP) => self.udp,
+            _ => self.other,
+        }
+    }
+
+    fn deadline<U>(&self, entry: &Entry<U>) -> u64 {
+        entry.last_seen.saturating_add(self.idle(entry))
+    }
+}
+
+/// Where a packet went.
+struct Place {
+    index: u32,
+    is_new: bool,
+}
+
+impl<U: Default> Tracker<U> {
+    /// A tracker whose first flow gets the number `first_id`.
+    pub fn new(settings: FlowSettings, first_id: FlowId) -> Self {
+        Self {
+            timeouts: Timeouts::new(&settings),
+            table: Table::new(settings.hash_seed),
+            confirmed: Wheel::new(),
+            unconfirmed: Wheel::new(),
+            clock: Clock::default(),
+            next_id: first_id.0,
+            random: settings.hash_seed | 1,
+            statistics: FlowStatistics::default(),
+            looks: 0,
+            settings,
+        }
+    }
+
+    /// Flows held.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.table.len() == 0
+    }
+
+    /// The number that the next flow gets.
+    pub fn next_id(&self) -> FlowId {
+        FlowId(self.next_id)
+    }
+
+    /// What it did so far.
+    pub fn statistics(&self) -> FlowStatistics {
+        let (packets_back_in_time, clock_steps) = self.clock.anomalies();
+        FlowStatistics { packets_back_in_time, clock_steps, ..self.statistics }
+    }
+
+    /// The caller's state of a flow.
+    pub fn user_mut(&mut self, key: &FlowKey) -> Option<&mut U> {
+        let index = self.table.find(self.table.hash(key), key)?;
+        Some(&mut self.table.entry_mut(index).user)
+    }
+
+    /// Changes bounds and time-outs; flows beyond a smaller bound end for lack of room.
+    pub fn set_settings(&mut self, settings: FlowSettings, observer: &mut impl Observer<U>) {
+        self.timeouts = Timeouts::new(&settings);
+        self.settings = FlowSettings { hash_seed: self.settings.hash_seed, ..settings };
+        while self.table.len() > self.settings.max_flows {
+            self.evict_any(observer);
+        }
+    }
+
+    /// Takes one packet.
+    pub fn packet(&mut self, packet: &Packet<'_>, at: BootTime, observer: &mut impl Observer<U>) {
+        let hash = self.table.hash(&packet.key);
+        self.step(packet, at, hash, NONE, observer);
+    }
+
+    /// Takes packets in order; faster than one by one where there are many flows.
+    pub fn packets(&mut self, packets: &[(BootTime, Packet<'_>)], observer: &mut impl Observer<U>) {
+        for batch in packets.chunks(BATCH) {
+            let mut hashes = [0; BATCH];
+            let mut places = [NONE; BATCH];
+            for (hash, (_, packet)) in hashes.iter_mut().zip(batch) {
+                *hash = self.table.hash(&packet.key);
+            }
+            for (place, hash) in places.iter_mut().zip(&hashes[..batch.len()]) {
+                *place = self.table.guess(*hash);
+            }
+            let mut touched = 0;
+            for place in &places[..batch.len()] {
+                touched ^= self.table.touch(*place);
+            }
+            std::hint::black_box(touched);
+            for ((at, packet), (hash, place)) in batch.iter().zip(hashes.iter().zip(places)) {
+                self.step(packet, *at, *hash, place, observer);
+            }
+        }
+    }
+
+    /// Ends flows whose time is over, updates those that changed; costs what is due.
+    pub fn tick(&mut self, now: BootTime, observer: &mut impl Observer<U>) {
+        let now = self.clock.advance(now);
+        self.expire(now, observer);
+    }
+
+    /// Ends every flow.
+    pub fn finish(&mut self, reason: EndReason, observer: &mut impl Observer<U>) {
+        let now = self.clock.now();
+        for index in 0..self.table.slots() as u32 {
+            if self.table.entry(index).has(bits::LIVE) {
+                let reason = match self.table.entry(index).class() {
+                    Class::Closed => self.closed_reason(index),
+                    _ => reason,
+                };
+                self.end(index, now, reason, observer);
+            }
+        }
+    }
+
+    fn expire(&mut self, now: u64, observer: &mut impl Observer<U>) {
+        while let Some(index) = self.confirmed.pop_due(&mut self.table, BootTime(now)) {
+            self.look(index, now, observer);
+        }
+        while let Some(index) = self.unconfirmed.pop_due(&mut self.table, BootTime(now)) {
+            self.look(index, now, observer);
+        }
+    }
+
+    /// Decides about a flow whose slot came; it is in no wheel.
+    fn look(&mut self, index: u32, now: u64, observer: &mut impl Observer<U>) {
+        self.looks += 1;
+        let entry = self.table.entry(index);
+        if self.timeouts.deadline(entry) <= now {
+            let (at, reason) = self.ending(index);
+            return self.end_unlinked(index, at, reason, observer);
+        }
+        let is_too_old = entry.started_at.saturating_add(self.timeouts.active) <= now;
+        if is_too_old && entry.has(bits::CHANGED) && entry.class() != Class::Closed {
+            self.split(index, now, observer);
+        } else if entry.has(bits::CHANGED) && entry.class() != Class::Closed {
+            self.report(index, FlowAction::Updated, now, None, observer);
+        }
+        self.schedule(index, now);
+    }
+
+    /// When and why a flow that is due ends.
+    fn ending(&self, index: u32) -> (u64, EndReason) {
+        let entry = self.table.entry(index);
+        match entry.class() {
+            Class::Closed => (entry.last_seen, self.closed_reason(index)),
+            _ => (self.timeouts.deadline(entry), EndReason::IdleTimeout),
+        }
+    }
+
+    fn closed_reason(&self, index: u32) -> EndReason {
+        match self.table.entry(index).ends.contains(&tcp::EndState::Reset) {
+            true => EndReason::Reset,
+            false => EndReason::EndOfFlow,
+        }
+    }
+
+    fn wheel_of(&mut self, class: Class) -> (&mut Wheel, &mut Table<U>) {
+        match class {
+            Class::Confirmed => (&mut self.confirmed, &mut self.table),
+            _ => (&mut self.unconfirmed, &mut self.table),
+        }
+    }
+
+    /// Puts a flow into its wheel: at its deadline, or at its next update if that is sooner.
+    fn schedule(&mut self, index: u32, now: u64) {
+        let entry = self.table.entry(index);
+        let due = self.timeouts.deadline(entry).min(now.saturating_add(self.timeouts.update));
+        let class = entry.class();
+        let (wheel, table) = self.wheel_of(class);
+        wheel.start(BootTime(now));
+        wheel.insert(table, index, BootTime(due));
+    }
+
+    fn reclass(&mut self, index: u32, class: Class, now: u64, observer: &mut impl Observer<U>) {
+        let old = self.table.entry(index).class();
+        if old == class {
+            return;
+        }
+        let (wheel, table) = self.wheel_of(old);
+        wheel.remove(table, index);
+        self.table.entry_mut(index).set_class(class);
+        if class == Class::Confirmed {
+            self.make_room_for_confirmed(observer);
+        }
+        self.schedule(index, now);
+    }
+
+    #[inline]
+    fn step(&mut self, packet: &Packet<'_>, at: BootTime, hash: u64, guess: u32, observer: &mut impl Observer<U>) {
+        let now = self.clock.advance(at);
+        if self.clock.has_ticked() {
+            self.expire(now, observer);
+        }
+        self.statistics.packets += u64::from(packet.packets);
+        self.statistics.ip_bytes += u64::from(packet.ip_bytes);
+        let place = self.place(packet, hash, guess, now, observer);
+        if place.is_new {
+            self.begin(place.index, packet, now, observer);
+        }
+        self.account(place.index, packet, now, observer);
+    }
+
+    /// Finds the packet's flow or makes room for a new one.
+    #[inline]
+    fn place(
+        &mut self,
+        packet: &Packet<'_>,
+        hash: u64,
+        guess: u32,
+        now: u64,
+        observer: &mut impl Observer<U>,
+    ) -> Place {
+        let found = match guess {
+            guess if guess != NONE && self.table.entry(guess).is(&packet.key) => Some(guess),
+            _ => self.table.find(hash, &packet.key),
+        };
+        if let Some(index) = found {
+            match self.is_over(index, packet, now) {
+                None => return Place { index, is_new: false },
+                Some((at, reason)) => self.end(index, at, reason, observer),
+            }
+        }
+        while self.table.len() >= self.settings.max_flows.max(1) {
+            self.evict_any(observer);
+        }
+        Place { index: self.table.insert(hash, &packet.key), is_new: true }
+    }
+
+    /// Whether this packet finds its flow ended: its time is over, or a new SYN takes the tuple.
+    #[inline]
+    fn is_over(&mut self, index: u32, packet: &Packet<'_>, now: u64) -> Option<(u64, EndReason)> {
+        let entry = self.table.entry(index);
+        if self.timeouts.deadline(entry) <= now {
+            return Some(self.ending(index));
+        }
+        if let Detail::Tcp(header) = &packet.detail
+            && header.has(TcpHeader::SYN)
+            && entry.tcp.is_other_connection(entry.side_of(packet.sender), header, entry.ends)
+        {
+            self.statistics.tuples_reused += 1;
+            let entry = self.table.entry(index);
+            let reason = if entry.class() == Class::Closed { self.closed_reason(index) } else { EndReason::EndOfFlow };
+            return Some((entry.last_seen, reason));
+        }
+        None
+    }
+
+    /// Starts a flow with its first packet.
+    fn begin(&mut self, index: u32, packet: &Packet<'_>, now: u64, observer: &mut impl Observer<U>) {
+        let is_flipped = is_from_responder(packet);
+        let source = if is_flipped { packet.sender.other() } else { packet.sender };
+        let id = self.next_id;
+        self.next_id += 1;
+        self.statistics.started += 1;
+        let entry = self.table.entry_mut(index);
+        (entry.id, entry.started_at, entry.last_seen) = (id, now, now);
+        entry.set(bits::LOW_IS_SOURCE, source == End::Low);
+        entry.set_class(Class::OneWay);
+        match packet.detail {
+            Detail::Icmp(kind, code) => {
+                entry.tcp.set_icmp(kind, code);
+                entry.set(bits::HAS_ICMP, true);
+            }
+            Detail::Tcp(header) => {
+                if is_flipped {
+                    entry.connection().flip();
+                }
+                if header.has(TcpHeader::SYN) {
+                    entry.set_class(Class::HalfOpen);
+                }
+            }
+            Detail::None => {}
+        }
+        self.schedule(index, now);
+        self.report(index, FlowAction::Started, now, None, observer);
+    }
+
+    /// Adds a packet to its flow.
+    #[inline]
+    fn account(&mut self, index: u32, packet: &Packet<'_>, now: u64, observer: &mut impl Observer<U>) {
+        if self.table.entry(index).has(bits::DORMANT) {
+            self.wake(index, now, observer);
+        }
+        let offset = self.clock.offset();
+        let entry = self.table.entry_mut(index);
+        let side = entry.side_of(packet.sender);
+        entry.add(side, packet.packets, packet.ip_bytes, packet.payload_bytes);
+        entry.last_seen = now;
+        entry.set(bits::CHANGED, true);
+        let event = match &packet.detail {
+            Detail::Tcp(header) => {
+                let elapsed = Duration::from_nanos(now.saturating_sub(entry.started_at));
+                entry.connection().segment(side, header, packet.payload_bytes, elapsed)
+            }
+            _ => None,
+        };
+        if !packet.payload.is_empty() {
+            let side = if side == 0 { Side::Source } else { Side::Destination };
+            observer.payload(FlowId(entry.id), side, packet, offset.shown(now), &mut entry.user);
+        }
+        let class = class_of(entry);
+        if let Some(event) = event {
+            match event {
+                TcpEvent::ResetDisregarded => self.statistics.resets_disregarded += 1,
+                event => observer.tcp(FlowId(entry.id), event, offset.shown(now), &mut entry.user),
+            }
+        }
+        if class != self.table.entry(index).class() {
+            self.reclass(index, class, now, observer);
+        }
+    }
+
+    /// Ends a flow that has been open for the active time-out; the next packet begins its continuation.
+    fn split(&mut self, index: u32, now: u64, observer: &mut impl Observer<U>) {
+        self.report(index, FlowAction::Ended, now, Some((now, EndReason::ActiveTimeout)), observer);
+        self.statistics.ended += 1;
+        self.table.entry_mut(index).split();
+    }
+
+    fn wake(&mut self, index: u32, now: u64, observer: &mut impl Observer<U>) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.statistics.started += 1;
+        let entry = self.table.entry_mut(index);
+        entry.set(bits::DORMANT, false);
+        (entry.id, entry.started_at) = (id, now);
+        self.report(index, FlowAction::Started, now, None, observer);
+    }
+
+    /// Ends the flow that is worth least.
+    fn evict_any(&mut self, observer: &mut impl Observer<U>) {
+        match self.unconfirmed.first() {
+            Some(first) => self.evict_unconfirmed(first, observer),
+            None => self.evict_confirmed(observer),
+        }
+    }
+
+    /// Takes the soonest due; one that was used since it was put there goes to its real place, a few times at most.
+    fn evict_unconfirmed(&mut self, mut index: u32, observer: &mut impl Observer<U>) {
+        for _ in 0..SAMPLES {
+            let entry = self.table.entry(index);
+            let due = BootTime(self.timeouts.deadline(entry));
+            self.unconfirmed.remove(&mut self.table, index);
+            self.unconfirmed.insert(&mut self.table, index, due);
+            match self.unconfirmed.first() {
+                Some(first) if first != index => index = first,
+                _ => break,
+            }
+        }
+        self.statistics.evicted_unconfirmed += 1;
+        self.evict(index, observer);
+    }
+
+    fn evict_confirmed(&mut self, observer: &mut impl Observer<U>) {
+        let Some(index) = self.least_recent_of_sample() else { return };
+        self.statistics.evicted_confirmed += 1;
+        self.evict(index, observer);
+    }
+
+    fn evict(&mut self, index: u32, observer: &mut impl Observer<U>) {
+        let (at, reason) = match self.table.entry(index).class() {
+            Class::Closed => self.ending(index),
+            _ => (self.clock.now(), EndReason::LackOfResources),
+        };
+        self.end(index, at, reason, observer);
+    }
+
+    /// Samples places at random, then, should all of them be empty or unconfirmed, takes the first from there on.
+    fn least_recent_of_sample(&mut self) -> Option<u32> {
+        let slots = self.table.slots() as u64;
+        let mut best: Option<u32> = None;
+        for _ in 0..SAMPLES {
+            // xorshift64 (Marsaglia 2003): enough to spread samples, the same in every run.
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let index = (self.random % slots.max(1)) as u32;
+            if self.is_confirmed(index)
+                && best.is_none_or(|best| self.table.entry(index).last_seen < self.table.entry(best).last_seen)
+            {
+                best = Some(index);
+            }
+        }
+        best.or_else(|| (0..slots as u32).find(|index| self.is_confirmed(*index)))
+    }
+
+    fn is_confirmed(&self, index: u32) -> bool {
+        let entry = self.table.entry(index);
+        entry.has(bits::LIVE) && entry.class() == Class::Confirmed && entry.links.previous != NONE
+    }
+
+    /// Keeps an eighth of the table for flows that are not confirmed yet.
+    fn make_room_for_confirmed(&mut self, observer: &mut impl Observer<U>) {
+        if self.confirmed.len() >= (self.settings.max_flows - self.settings.max_flows / 8).max(1) {
+            self.evict_confirmed(observer);
+        }
+    }
+
+    fn end(&mut self, index: u32, at: u64, reason: EndReason, observer: &mut impl Observer<U>) {
+        let class = self.table.entry(index).class();
+        let (wheel, table) = self.wheel_of(class);
+        wheel.remove(table, index);
+        self.end_unlinked(index, at, reason, observer);
+    }
+
+    fn end_unlinked(&mut self, index: u32, at: u64, reason: EndReason, observer: &mut impl Observer<U>) {
+        if !self.table.entry(index).has(bits::DORMANT) {
+            self.statistics.ended += 1;
+            self.report(index, FlowAction::Ended, at, Some((at, reason)), observer);
+        }
+        self.table.remove(index);
+    }
+
+    fn report(
+        &mut self,
+        index: u32,
+        action: FlowAction,
+        at: u64,
+        ended: Option<(u64, EndReason)>,
+        observer: &mut impl Observer<U>,
+    ) {
+        let offset = self.clock.offset();
+        let entry = self.table.entry_mut(index);
+        entry.set(bits::CHANGED, false);
+        let (source, destination) = (entry.source_end(), entry.source_end().other());
+        let key = entry.key();
+        let (source, destination) = (key.endpoint(source), key.endpoint(destination));
+        let has_payload = entry.payload_bytes != [0; 2];
+        let snapshot = FlowSnapshot {
+            id: FlowId(entry.id),
+            transport: key.transport(),
+            source,
+            destination,
+            icmp: entry.has(bits::HAS_ICMP).then(|| entry.tcp.icmp()),
+            direction: direction(&self.settings, source, destination),
+            sent: entry.volume(0),
+            received: entry.volume(1),
+            started_at: offset.shown(entry.started_at),
+            last_seen: offset.shown(entry.last_seen),
+            ended: ended.map(|(at, reason)| (offset.shown(at), reason)),
+            ownership: Ownership::Capture,
+            tcp: (key.transport() == Transport::TCP).then(|| entry.connection().summary(has_payload)),
+        };
+        observer.change(action, offset.shown(at), snapshot, &mut entry.user);
+    }
+}
+
+/// Where a flow belongs after a packet.
+#[inline]
+fn class_of<U>(entry: &Entry<U>) -> Class {
+    let has_both = entry.ip_bytes[0] != 0 && entry.ip_bytes[1] != 0;
+    if Transport(entry.transport) == Transport::TCP && entry.ends != [tcp::EndState::Inactive; 2] {
+        if tcp::is_closed(entry.ends) {
+            return Class::Closed;
+        }
+        if entry.tcp.is_half_open(entry.ends) {
+            return Class::HalfOpen;
+        }
+    }
+    if has_both { Class::Confirmed } else { Class::OneWay }
+}
+
+/// Ingress where only the destination is local.
+fn direction(settings: &FlowSettings, source: super::Endpoint, destination: super::Endpoint) -> Direction {
+    match (settings.is_local(source.addr), settings.is_local(destination.addr)) {
+        (false, true) => Direction::Ingress,
+        _ => Direction::Egress,
+    }
+}
+
+/// Whether a flow's first packet comes from its responder: a SYN with ACK answers a SYN; an ICMP answer its question;
+/// else a well-known port speaks to one that is not.
+fn is_from_responder(packet: &Packet<'_>) -> bool {
+    const FIRST_UNPRIVILEGED: u16 = 1024;
+    match packet.detail {
+        Detail::Tcp(header) if header.has(TcpHeader::SYN) => header.has(TcpHeader::ACK),
+        Detail::Icmp(kind, _) => {
+            let v4 = packet.key.transport == 1;
+            matches!((v4, kind), (true, 0 | 14 | 16 | 18) | (false, 129))
+        }
+        _ => {
+            let (source, destination) = (packet.source().port, packet.destination().port);
+            0 < source && source < FIRST_UNPRIVILEGED && FIRST_UNPRIVILEGED <= destination
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
