@@ -174,7 +174,7 @@ mod tests {
             wheel.insert(&mut entries, index, seconds(due));
         }
         assert_eq!(drain(&mut wheel, &mut entries, seconds(1001)), [3]);
-        assert_eq!(drain(&mut wheel, &mut entries, seconds(1005)), []);
+        assert_eq!(drain(&mut wheel, &mut entries, seconds(1005)), [0_u32; 0]);
         assert_eq!(wheel.first(), Some(1));
         wheel.remove(&mut entries, 1);
         assert_eq!(drain(&mut wheel, &mut entries, seconds(1006)), [0]);
