@@ -12,7 +12,11 @@ use std::{
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use pcap_parser::{Linktype, PcapBlockOwned, PcapError, create_reader, pcapng::Block};
 
-use crate::core::flow::{Endpoint, Transport};
+use crate::core::{
+    event::{FlowRef, Payload},
+    flow::{Direction, Endpoint, Transport},
+    time::BootTime,
+};
 
 /// Where they are looked for.
 fn root() -> PathBuf {
@@ -48,7 +52,6 @@ pub(crate) fn rows(name: &str) -> Option<Vec<serde_json::Value>> {
 
 /// A TCP segment or UDP datagram of a capture.
 #[derive(Clone, Debug)]
-#[allow(dead_code, reason = "tests of the joiners use all of it")]
 pub(crate) struct Packet {
     /// Counted from 1, as Wireshark does.
     pub(crate) frame: u64,
@@ -61,6 +64,25 @@ pub(crate) struct Packet {
     pub(crate) sequence: Option<u32>,
     pub(crate) is_syn: bool,
     pub(crate) payload: Vec<u8>,
+}
+
+impl Packet {
+    /// The packet as the core takes it; `None` of one that carries no bytes and opens nothing.
+    pub(crate) fn payload(&self) -> Option<Payload> {
+        if self.payload.is_empty() && !self.is_syn {
+            return None;
+        }
+        let (source, destination, transport) = (self.source, self.destination, self.transport);
+        Some(Payload {
+            flow: FlowRef { cookie: 0, transport, source, destination },
+            direction: Direction::Egress,
+            at: BootTime(self.at),
+            sequence: self.sequence,
+            bytes: self.payload.as_slice().into(),
+            user: None,
+            missing_bytes: 0,
+        })
+    }
 }
 
 /// Every TCP segment and UDP datagram that is not inside a tunnel; fragments and other link types are left out.
@@ -127,10 +149,17 @@ fn slice(link: Linktype, frame: &[u8]) -> Option<LaxSlicedPacket<'_>> {
         Linktype::ETHERNET => LaxSlicedPacket::from_ethernet(frame).ok(),
         Linktype::RAW | Linktype(12) | Linktype::IPV4 | Linktype::IPV6 => LaxSlicedPacket::from_ip(frame).ok(),
         Linktype::NULL | Linktype::LOOP => LaxSlicedPacket::from_ip(frame.get(4..)?).ok(),
+        Linktype(9) => LaxSlicedPacket::from_ip(ppp_payload(frame)?).ok(),
         Linktype::LINUX_SLL => LaxSlicedPacket::from_ip(frame.get(16..)?).ok(),
         Linktype::LINUX_SLL2 => LaxSlicedPacket::from_ip(frame.get(20..)?).ok(),
         _ => None,
     }
+}
+
+/// RFC 1662, 3.1: address and control where not left out, then the protocol.
+fn ppp_payload(frame: &[u8]) -> Option<&[u8]> {
+    let frame = frame.strip_prefix(&[0xff, 0x03]).unwrap_or(frame);
+    frame.strip_prefix(&[0x00, 0x21]).or_else(|| frame.strip_prefix(&[0x00, 0x57]))
 }
 
 fn packet(frame: u64, at: u64, sliced: &LaxSlicedPacket<'_>) -> Option<Packet> {

@@ -124,6 +124,8 @@ fn disguises_are_put_on() {
     assert_eq!(run("--user 65534").uid, 65_534);
     assert!(run("--memfd").executable.starts_with("/memfd:"));
     assert_eq!(run("--thread").comm, "traffic");
+    let free = run("").pid;
+    assert_eq!(run(&format!("--as-pid {free}")).pid, free);
 }
 
 #[test]

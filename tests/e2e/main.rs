@@ -2,8 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where a fact is not as it should be")]
 
 mod bytes;
+mod containers;
+mod detectors;
+mod durable;
 mod harness;
+mod ledger;
 mod lifecycle;
+mod names;
+mod older;
 mod ownership;
+mod pressure;
+mod resolver;
 mod spine;
 mod standing;

@@ -33,7 +33,7 @@ fn expect_owner(end: &Event, report: &Report) {
     assert_eq!(end.pid(), report.pid, "{end}");
     assert_eq!(end.text("process.executable"), report.executable, "{end}");
     assert_eq!(end.text("process.name"), report.comm, "{end}");
-    assert_eq!(end.number("process.parent.pid"), report.parent.into(), "{end}");
+    assert_eq!(end.number("process.parent.pid"), u64::from(report.parent), "{end}");
     assert_eq!(end.text("user.id"), report.uid.to_string(), "{end}");
 }
 
@@ -83,7 +83,7 @@ fn expect_handover(reports: &[Report]) {
     let [creator, sender] = reports else { panic!("{reports:?}") };
     let end = end_of(&AGENT, sender);
     assert_eq!(end.pid(), sender.pid, "the sender owns it: {end}");
-    assert_eq!(end.number("pktscope.attribution.creator_pid"), creator.pid.into(), "{end}");
+    assert_eq!(end.number("pktscope.attribution.creator_pid"), u64::from(creator.pid), "{end}");
     assert_eq!(end.text("process.executable"), sender.executable);
 }
 
@@ -134,7 +134,7 @@ fn each_pre_forked_worker_owns_what_it_serves() {
     assert_eq!(served.len(), 3);
     for worker in &served {
         let end = expect_accepted(worker);
-        assert_eq!(end.number("pktscope.attribution.creator_pid"), listener.pid.into(), "{end}");
+        assert_eq!(end.number("pktscope.attribution.creator_pid"), u64::from(listener.pid), "{end}");
     }
 }
 
@@ -257,4 +257,43 @@ fn a_pid_namespace_s_process_has_the_agent_s_pid() {
     let end = end_of(&AGENT, &report);
     assert_ne!(end.pid(), 1, "{end}");
     assert_eq!(end.text("process.executable"), built("traffic").to_str().unwrap(), "{end}");
+}
+
+#[test]
+fn a_reused_process_id_is_another_process() {
+    skip_if!(missing_privilege());
+    let (pair, server) = with_server();
+    let folder = TempDir::new().unwrap();
+    let mut first = Traffic::new(&pair.near.namespace, &format!("tcp --to {} --pause", server.addr)).start().unwrap();
+    let pid = first.report().unwrap().pid;
+    first.finish().unwrap();
+    let mut entities = Vec::new();
+    for name in ["first-life", "second-life"] {
+        let run = format!("--as-pid {pid} tcp --to {}", server.addr);
+        let report = Traffic::of(&copy(&folder, name), &pair.near.namespace, &run).run().unwrap();
+        assert_eq!(report.pid, pid);
+        let end = end_of(&AGENT, &report);
+        expect_owner(&end, &report);
+        entities.push(end.text("process.entity_id").to_owned());
+    }
+    assert_ne!(entities[0], entities[1]);
+}
+
+#[test]
+fn equal_connections_of_two_namespaces_are_two_flows() {
+    skip_if!(missing_privilege());
+    let one = pair();
+    let two = one.twin().unwrap();
+    let (from, to) = (SocketAddr::from((one.near.v4, 5000)), SocketAddr::from((one.far.v4, 5001)));
+    let run = format!("udp --from {from} --to {to} --connected --linger");
+    let start = |pair: &Pair| Traffic::new(&pair.near.namespace, &run).start().unwrap();
+    let mut both = [start(&one), start(&two)];
+    let sent = both.each_mut().map(|running| running.report().unwrap());
+    both.into_iter().for_each(|running| drop(running.finish().unwrap()));
+    assert_eq!((sent[0].local, sent[0].remote), (sent[1].local, sent[1].remote));
+    for report in &sent {
+        let end = AGENT
+            .expect(DEADLINE, &format!("flow of {report:?}"), |event| event.is_flow_end() && event.pid() == report.pid);
+        assert_eq!((end.number("source.packets"), end.number("source.bytes")), (10, 10 * 128), "{end}");
+    }
 }

@@ -7,7 +7,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -66,9 +66,17 @@ impl AgentOptions {
     /// # Errors
     /// Where the file can't be written.
     pub fn config(self, toml: &str) -> Result<Self> {
-        let path = self.folder.path().join("pktscope.toml");
-        fs::write(&path, toml).with_context(|| format!("failed to write {}", path.display()))?;
-        Ok(self.flag("--config", path))
+        self.file("--config", "pktscope.toml", toml.as_bytes())
+    }
+
+    /// Writes a file and gives it as a flag's value.
+    ///
+    /// # Errors
+    /// Where the file can't be written.
+    pub fn file(self, flag: &str, name: &str, content: &[u8]) -> Result<Self> {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).with_context(|| format!("failed to write {}", path.display()))?;
+        Ok(self.flag(flag, path))
     }
 
     /// Keeps its state in this folder, to be shared with another agent.
@@ -131,16 +139,19 @@ fn die_with_parent(command: &mut Command) {
 
 /// Statics are never dropped, so a shared agent's folder is removed when the process ends.
 fn remove_at_exit(folder: &Path) {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     extern "C" fn remove() {
-        if let Some(folder) = FOLDER.get() {
+        for folder in FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // Nobody is left to be told.
             fs::remove_dir_all(folder).unwrap_or_default();
         }
     }
-    FOLDER.set(folder.to_owned()).expect("one shared agent in a process");
-    // SAFETY: the handler is a plain function that does not unwind.
-    unsafe { libc::atexit(remove) };
+    let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if folders.is_empty() {
+        // SAFETY: the handler is a plain function that does not unwind.
+        unsafe { libc::atexit(remove) };
+    }
+    folders.push(folder.to_owned());
 }
 
 /// A running agent; killed when dropped.
@@ -163,7 +174,7 @@ impl Agent {
         AgentOptions::new()?.flag("--learning-window", "0s").start()
     }
 
-    /// Starts an agent that lives as long as this process, for tests to share; at most one in a process.
+    /// Starts an agent that lives as long as this process, for tests to share.
     ///
     /// # Panics
     /// Where it does not start.

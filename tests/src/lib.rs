@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod event;
 pub mod flow;
 pub mod machine;
+pub mod mmdb;
 pub mod namespace;
 pub mod offload;
 pub mod server;

@@ -229,7 +229,19 @@ impl Pair {
     /// # Errors
     /// Where a namespace or the veth can't be made.
     pub fn new() -> Result<Self> {
-        let subnet = Subnet::next();
+        Self::of(Subnet::next())
+    }
+
+    /// Makes another pair with this one's addresses.
+    ///
+    /// # Errors
+    /// As [`Pair::new`].
+    pub fn twin(&self) -> Result<Self> {
+        let [_, high, low, _] = self.near.v4.octets();
+        Self::of(Subnet(u32::from_be_bytes([0, 0, high - SUBNETS_START, low])))
+    }
+
+    fn of(subnet: Subnet) -> Result<Self> {
         let near = subnet.host(1, "near0")?;
         let far = subnet.host(2, "far0")?;
         let peer = far.namespace.path();
@@ -245,6 +257,9 @@ impl Pair {
 
 struct Subnet(u32);
 
+/// Subnets are 10.128.0.0/24 and on.
+const SUBNETS_START: u8 = 128;
+
 impl Subnet {
     fn next() -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
@@ -256,7 +271,7 @@ impl Subnet {
         Ok(Host {
             namespace: Namespace::new()?,
             device: device.into(),
-            v4: Ipv4Addr::new(10, 128 + high, low, number),
+            v4: Ipv4Addr::new(10, SUBNETS_START + high, low, number),
             v6: Ipv6Addr::new(0xfd50, 0, 0, self.0 as u16, 0, 0, 0, number.into()),
         })
     }

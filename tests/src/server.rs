@@ -1,11 +1,11 @@
 //! Servers inside the test's own process: what they received is the truth that no client and no sensor made.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -221,5 +221,68 @@ impl RawServer {
         let domain = socket2::Domain::for_address(SocketAddr::new(addr, 0));
         let make = || socket2::Socket::new(domain, socket2::Type::RAW, Some(protocol.into()));
         namespace.run(make).map(Self).context("failed to make a raw socket")
+    }
+}
+
+/// An HTTP/1 server that keeps the body of every request: where alerts are posted to.
+#[derive(Debug)]
+pub struct Webhook {
+    listener: TcpListener,
+    /// Where to post.
+    pub url: String,
+    bodies: Arc<Mutex<Vec<String>>>,
+}
+
+impl Webhook {
+    /// Listens on the loopback address of the test's own namespace.
+    ///
+    /// # Errors
+    /// Where it can't listen.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).context("failed to listen")?;
+        let url = format!("http://{}/alerts", listener.local_addr()?);
+        let bodies: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (accepting, keeping) = (listener.try_clone()?, bodies.clone());
+        thread::spawn(move || {
+            while let Ok((stream, _)) = accepting.accept() {
+                let keeping = keeping.clone();
+                // A client that goes early is its own affair.
+                thread::spawn(move || keep_requests(stream, &keeping).unwrap_or_default());
+            }
+        });
+        Ok(Self { listener, url, bodies })
+    }
+
+    /// Every body so far.
+    pub fn bodies(&self) -> Vec<String> {
+        self.bodies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Webhook {
+    fn drop(&mut self) {
+        // SAFETY: shutdown takes a descriptor that is open and an integer; it ends the accepting thread.
+        unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) };
+    }
+}
+
+/// Serves one connection, which may carry several requests.
+fn keep_requests(stream: TcpStream, bodies: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut length, mut line) = (0, String::new());
+        while reader.read_line(&mut line)? > 2 {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            line.clear();
+        }
+        if line.is_empty() {
+            return Ok(());
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        bodies.lock().unwrap_or_else(PoisonError::into_inner).push(String::from_utf8_lossy(&body).into_owned());
+        reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
     }
 }

@@ -76,32 +76,64 @@ fn last_line(text: &str) -> &str {
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim()
 }
 
+/// Runs the command, its standard output going where it was sent, or fails with the end of its standard error.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    let child = command.stderr(Stdio::piped()).spawn();
+    let child = child.with_context(|| format!("failed to start {}", shown(command)))?;
+    let output = child.wait_with_output().context("failed to wait for a command")?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("failed to run {}: {}: {}", shown(command), output.status, last_line(&complaint));
+    }
+    Ok(())
+}
+
 /// Prints the command, runs it with both outputs copied live and handed to `on_line`, and stops it at `limit`.
 pub fn watch(command: &mut Command, limit: Duration, mut on_line: impl FnMut(&str)) -> Result<Ended> {
     say(&shown(command));
     let (reader, writer) = io::pipe().context("failed to make a pipe")?;
     let second = writer.try_clone().context("failed to share a pipe")?;
     command.stdout(writer).stderr(second).stdin(Stdio::null());
-    // A process group of its own lets the time limit reach the grandchildren; at a terminal it would take Ctrl-C away.
-    let has_own_group = !io::stdin().is_terminal();
-    if has_own_group {
-        command.process_group(0);
-    }
-    let mut child = command.spawn().with_context(|| format!("failed to start {}", shown(command)))?;
+    let watched = Watched::start(command, limit)?;
     // Close this side's writers, else the reader below never sees the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let (finished, deadline) = mpsc::channel::<()>();
-    let id = child.id().cast_signed();
-    let watchdog = thread::spawn(move || stop_at_limit(&deadline, limit, if has_own_group { -id } else { id }));
     copy_lines(reader, &mut on_line);
-    let ended = wait(&mut child)?;
-    drop(finished);
-    let is_stopped = watchdog.join().expect("the watchdog only waits and kills");
-    Ok(if is_stopped { Ended::TimedOut(limit) } else { ended })
+    watched.wait()
 }
 
-fn wait(child: &mut Child) -> Result<Ended> {
-    Ok(Ended::Exited(child.wait().context("failed to wait for a command")?))
+/// Runs the command as it is, and stops it at `limit`.
+pub fn silent_status(command: &mut Command, limit: Duration) -> Result<Ended> {
+    Watched::start(command, limit)?.wait()
+}
+
+/// A running command with a time limit.
+struct Watched {
+    child: Child,
+    limit: Duration,
+    finished: mpsc::Sender<()>,
+    watchdog: thread::JoinHandle<bool>,
+}
+
+impl Watched {
+    fn start(command: &mut Command, limit: Duration) -> Result<Self> {
+        // A process group of its own lets the limit reach the grandchildren; at a terminal it would take Ctrl-C away.
+        let has_own_group = !io::stdin().is_terminal();
+        if has_own_group {
+            command.process_group(0);
+        }
+        let child = command.spawn().with_context(|| format!("failed to start {}", shown(command)))?;
+        let (finished, deadline) = mpsc::channel::<()>();
+        let id = child.id().cast_signed();
+        let watchdog = thread::spawn(move || stop_at_limit(&deadline, limit, if has_own_group { -id } else { id }));
+        Ok(Self { child, limit, finished, watchdog })
+    }
+
+    fn wait(mut self) -> Result<Ended> {
+        let status = self.child.wait().context("failed to wait for a command")?;
+        drop(self.finished);
+        let is_stopped = self.watchdog.join().expect("the watchdog only waits and kills");
+        Ok(if is_stopped { Ended::TimedOut(self.limit) } else { Ended::Exited(status) })
+    }
 }
 
 /// Waits for the command's end or its limit; true where the limit came first and the command was stopped.

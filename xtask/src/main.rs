@@ -6,7 +6,9 @@ mod build_ebpf;
 mod ci;
 mod clock;
 mod command;
+mod debian;
 mod e2e;
+mod kernels;
 mod root;
 mod run;
 mod tidy;
@@ -38,6 +40,8 @@ enum Task {
     Ci,
     /// Run the end-to-end tests as root, in network namespaces of their own
     E2e(e2e::E2eArguments),
+    /// Boot other kernels with the agent and its end-to-end tests inside
+    Kernels(kernels::KernelArguments),
     /// Check the source against the project's rules
     Tidy,
     /// Find the tool chain of the kernel programs, or set it up
@@ -59,8 +63,9 @@ fn take(task: Task) -> Result<ExitCode> {
         Task::Build(arguments) => run::build(&arguments)?,
         Task::Run(arguments) => run::run(&arguments)?,
         Task::Test(arguments) => return ci::test(&arguments),
-        Task::Ci => return ci::test(&ci::TestArguments::ci()),
+        Task::Ci => return ci::test(&ci::TestArguments::default()),
         Task::E2e(arguments) => e2e::run(&arguments)?,
+        Task::Kernels(arguments) => return kernels::run(&arguments),
         Task::Tidy => tidy::run()?,
         Task::Toolchain => toolchain::show()?,
     }

@@ -332,6 +332,7 @@ fn payload(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
     Ok(Event::Payload(Payload {
         flow: FlowRef { cookie, transport, source, destination },
         direction: if is_sent == 1 { Direction::Egress } else { Direction::Ingress },
+        user: None,
         at,
         sequence: (transport == Transport::TCP).then_some(sequence),
         missing_bytes: payload_bytes - bytes.len() as u32,

@@ -235,6 +235,8 @@ pub struct Payload {
     pub flow: FlowRef,
     /// `Egress` where this host's socket sent it, `Ingress` where it received it.
     pub direction: Direction,
+    /// The process using the socket; `None` where nobody is known, and in a capture.
+    pub user: Option<Stamp>,
     /// When.
     pub at: BootTime,
     /// TCP sequence number of the first byte; `None` of UDP.

@@ -8,5 +8,5 @@ mod suite;
 mod test;
 
 pub use count::Counts;
-pub use outcome::{Outcome, Verdict};
+pub use outcome::{Outcome, Verdict, conclude};
 pub use suite::{TestArguments, test};

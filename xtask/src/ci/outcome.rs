@@ -1,6 +1,6 @@
 //! What came of each step, and the summary of all.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, process::ExitCode, time::Duration};
 
 use super::Counts;
 
@@ -55,8 +55,14 @@ impl Outcome {
     }
 }
 
+/// Prints the summary, its totals last, and gives the exit code.
+pub fn conclude(outcomes: &[Outcome]) -> ExitCode {
+    println!("\n{}", summary(outcomes));
+    if outcomes.iter().any(Outcome::is_failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
 /// One line a step, the reasons of skipped cases below it, and the totals alone on the last line.
-pub fn summary(outcomes: &[Outcome]) -> String {
+fn summary(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     let mut total = Counts::default();
     for outcome in outcomes {

@@ -1,8 +1,8 @@
 //! Debian's packages: a current compiler with its library's source, and LLVM for bpf-linker.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::{command, root::Root, workspace};
+use crate::{command, debian};
 
 /// The compiler that Debian keeps current for its browsers, and its library's source.
 const COMPILER_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -18,27 +18,11 @@ pub enum Wanted {
     Llvm(u32),
 }
 
-/// Whether this machine has apt.
-pub fn is_here() -> bool {
-    workspace::find_program("apt-get").is_some()
-}
-
 /// Says what it installs, gets root once, refreshes the package lists and installs.
 pub fn install(wanted: Wanted) -> Result<()> {
     let packages = packages(wanted).join(" ");
-    command::say(&format!("will install these Debian packages (about 200 MB to download): {packages}"));
-    install_packages(&packages)
-}
-
-/// Installs the named packages as root, in one go so that root is asked for once.
-pub fn install_packages(packages: &str) -> Result<()> {
-    let root = Root::acquire(&format!("install Debian packages ({packages})"))?;
-    let variables = [("DEBIAN_FRONTEND", "noninteractive".to_owned())];
-    let mut shell = root.command("sh", &variables);
-    shell
-        .arg("-c")
-        .arg(format!("apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends {packages}"));
-    command::run(&mut shell).with_context(|| format!("failed to install Debian packages {packages}"))
+    command::say(&format!("will install these Debian packages (about 270 MB to download): {packages}"));
+    debian::install_packages(&packages)
 }
 
 fn packages(wanted: Wanted) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::{compiler, debian, debian::Wanted, find::Toolchain, linker};
-use crate::{command, workspace};
+use crate::{command, debian as machine, workspace};
 
 const BY_HAND: &str = "\
 the kernel programs need a tool chain, and it could not be set up here. Either of these will do:
@@ -75,7 +75,7 @@ fn link_debian_compiler() -> Result<()> {
 }
 
 fn install_debian_compiler() -> Result<()> {
-    if !debian::is_here() {
+    if !machine::is_here() {
         bail!("this is not Debian: no apt-get");
     }
     debian::install(Wanted::CompilerAndLlvm)?;
@@ -100,7 +100,7 @@ fn ensure_linker() -> Result<()> {
     if linker::find().iter().any(|linker| linker.is_for(compiler.llvm)) {
         return Ok(());
     }
-    if linker::find_llvm(compiler.llvm).is_none() && debian::is_here() {
+    if linker::find_llvm(compiler.llvm).is_none() && machine::is_here() {
         debian::install(Wanted::Llvm(compiler.llvm))?;
     }
     let Some((version, folder)) = linker::find_llvm(compiler.llvm) else {

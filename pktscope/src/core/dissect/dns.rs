@@ -74,6 +74,24 @@ pub struct DnsParts {
     pub is_partial: bool,
 }
 
+impl DnsParts {
+    /// The question, or where an mDNS response repeats none (RFC 6762, 6) the first answer's own name.
+    fn subject(&self) -> Question {
+        let answered = || {
+            self.answers.iter().find_map(|answer| match answer {
+                DnsAnswer::Address { name, addr: IpAddr::V4(_), .. } => Some((name, TYPE_A)),
+                DnsAnswer::Address { name, addr: IpAddr::V6(_), .. } => Some((name, TYPE_AAAA)),
+                DnsAnswer::Alias { name, .. } => Some((name, TYPE_CNAME)),
+                DnsAnswer::Other { .. } => None,
+            })
+        };
+        let asked = self.questions.first().map(|question| (&question.name, question.record_type));
+        let (name, record_type) =
+            asked.or_else(answered).map_or_else(|| ("".into(), 0), |(name, kind)| (name.clone(), kind));
+        Question { name, record_type }
+    }
+}
+
 /// Reads one message, without the length prefix it has on TCP.
 ///
 /// # Errors
@@ -114,11 +132,8 @@ pub fn messages(parts: DnsParts, payload: &Payload, message_bytes: u32) -> Vec<D
         message_bytes,
     };
     if parts.is_response || parts.questions.len() < 2 {
-        let (name, kind) = match parts.questions.first() {
-            Some(question) => (question.name.clone(), question.record_type),
-            None => (Arc::from(""), 0),
-        };
-        return vec![message(name, kind, parts.answers)];
+        let Question { name, record_type } = parts.subject();
+        return vec![message(name, record_type, parts.answers)];
     }
     parts.questions.iter().map(|question| message(question.name.clone(), question.record_type, Vec::new())).collect()
 }

@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde_json::Value;
 
-use super::dns;
+use super::{dns, flows::FlowDissector};
 use crate::{
     captures::{self, Packet},
-    core::{event::DnsAnswer, flow::Transport},
+    core::{
+        event::{DnsAnswer, Event, FlowRef, ServerName},
+        flow::{DomainSource, Transport},
+    },
 };
 
 /// The rows of a truth file by the capture they are about, each with its packets.
@@ -112,4 +115,220 @@ fn dns_reason(packet: &Packet, row: &Value) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// All that a capture's flows give.
+fn dissect(packets: &[Packet]) -> Vec<Event> {
+    let mut dissector = FlowDissector::default();
+    let mut events = Vec::new();
+    packets.iter().filter_map(Packet::payload).for_each(|payload| dissector.observe(&payload, &mut events));
+    events
+}
+
+fn hellos(events: &[Event]) -> Vec<&ServerName> {
+    fn hello(event: &Event) -> Option<&ServerName> {
+        match event {
+            Event::ServerName(name) if name.source != DomainSource::HttpHost => Some(name),
+            _ => None,
+        }
+    }
+    events.iter().filter_map(hello).collect()
+}
+
+/// Whether the row is about this flow's client.
+fn is_same_flow(found: &ServerName, row: &Value) -> bool {
+    row["src"] == found.flow.source.addr.to_string()
+        && row["dst"] == found.flow.destination.addr.to_string()
+        && row["sport"] == found.flow.source.port
+        && row["dport"] == found.flow.destination.port
+}
+
+/// Captures whose hellos are not a flow's first bytes: after STARTTLS, a proxy's answer or a database's greeting.
+const AFTER_A_GREETING: &[&str] = &[
+    "adb_synthetic",
+    "https-connect",
+    "ldap-ssl",
+    "mysql",
+    "starttls",
+    "socks",
+    "ftp-auth-tls",
+    "connect-with-header",
+    "postgresql",
+    "rdp-to-ssl",
+];
+/// Captures of frames inside frames, and of TLS on UDP inside another protocol, which this reader does not unwrap.
+const TUNNELLED: &[&str] = &["pppoe", "geneve", "gtp", "rdpeudp", "tunnels/gre"];
+/// Captures with a hello in SSL 2.0's form, which has no fields to name or fingerprint.
+const SSL_2: &[&str] = &["https2-301-get", "ssl-v2", "ssl.v3"];
+
+/// Why a capture's hello may be missing.
+fn missing_reason(pcap: &str) -> Option<&'static str> {
+    let reasons = [(AFTER_A_GREETING, "after a greeting"), (TUNNELLED, "tunnelled"), (SSL_2, "SSL 2.0")];
+    let is_named = |(names, _): &(&[&str], &str)| names.iter().any(|name| pcap.contains(name));
+    reasons.into_iter().find(is_named).map(|(_, reason)| reason)
+}
+
+/// What of a hello differs from tshark's reading.
+fn hello_difference(found: &ServerName, row: &Value) -> Option<String> {
+    let hello = found.hello.as_ref()?;
+    let alpn: Vec<&str> = hello.alpn.iter().map(|protocol| &**protocol).collect();
+    let is_same = *hello.ja4 == row["ja4"]
+        && row["sni"] == hello.server_name.as_deref().unwrap_or("")
+        && texts(row, "alpn") == alpn
+        && row["quic"] == (found.source == DomainSource::QuicSni);
+    (!is_same).then(|| format!("{hello:?}\n  {row}"))
+}
+
+/// Server name, protocols and JA4 of every first hello, as tshark sees them.
+#[test]
+fn hellos_as_tshark() {
+    let (mut checked, mut wrong, mut left_out) = (0, Vec::new(), BTreeMap::new());
+    for suite in ["arkime", "ipfixprobe", "ja4_pcap", "zeek_Traces"] {
+        let Some(captures) = by_capture(&format!("truth/tls/{suite}.jsonl.gz")) else { return };
+        for (packets, rows) in &captures {
+            let events = dissect(packets);
+            let mut hellos = hellos(&events);
+            let mut seen = Vec::new();
+            for row in rows {
+                let pcap = row["pcap"].as_str().unwrap();
+                let flow = ["src", "dst", "sport", "dport"].map(|field| row[field].clone());
+                let reason = if seen.contains(&flow) {
+                    Some("second hello of a flow")
+                } else if pcap.ends_with("tls-non-ascii-alpn.pcapng") {
+                    Some("tshark writes 3f where FoxIO's results have 99")
+                } else {
+                    missing_reason(pcap)
+                };
+                seen.push(flow);
+                match hellos.iter().position(|found| is_same_flow(found, row)) {
+                    Some(index) if reason.is_none() => {
+                        checked += 1;
+                        wrong.extend(hello_difference(hellos.remove(index), row));
+                    }
+                    None if reason.is_none() => wrong.push(format!("missing: {row}")),
+                    _ => *left_out.entry(reason).or_insert(0) += 1,
+                }
+            }
+        }
+    }
+    eprintln!("{checked} hellos compared, left out: {left_out:?}");
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(checked > 330, "only {checked}");
+}
+
+/// JA4 and server name as FoxIO's own programs print them. Of a flow with a HelloRetryRequest the Rust one prints the
+/// first hello, as this project does, and the Python one the second.
+#[test]
+fn ja4_as_published() {
+    let Some(captures) = by_capture("truth/foxio_ja4.jsonl.gz") else { return };
+    let (mut checked, mut wrong, mut left_out) = (0, Vec::new(), BTreeMap::new());
+    for (packets, rows) in &captures {
+        let events = dissect(packets);
+        let hellos = hellos(&events);
+        let is_ours = |row: &Value| {
+            hellos.iter().filter(|found| is_same_flow(found, row)).filter_map(|found| found.hello.as_ref()).any(
+                |hello| {
+                    *hello.ja4 == row["ja4"]
+                        && row["sni"].as_str().unwrap_or("") == hello.server_name.as_deref().unwrap_or("")
+                },
+            )
+        };
+        let is_same_row_flow =
+            |a: &Value, b: &Value| ["src", "sport", "dst", "dport"].iter().all(|key| a[key] == b[key]);
+        for row in rows {
+            let is_second_hello = || {
+                let first = rows.iter().find(|other| other["impl"] == "rust" && is_same_row_flow(row, other));
+                row["impl"] == "python" && first.is_some_and(is_ours)
+            };
+            if let Some(reason) = missing_reason(row["pcap"].as_str().unwrap()) {
+                *left_out.entry(reason).or_insert(0) += 1;
+            } else if is_ours(row) {
+                checked += 1;
+            } else if is_second_hello() {
+                *left_out.entry("second hello of a flow").or_insert(0) += 1;
+            } else {
+                wrong.push(row.to_string());
+            }
+        }
+    }
+    eprintln!("{checked} fingerprints compared, left out: {left_out:?}");
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(checked > 300, "only {checked}");
+}
+
+/// Messages of TCP, joined, as tshark sees them.
+#[test]
+fn dns_over_tcp_as_tshark() {
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for suite in ["arkime", "ipfixprobe", "ja4_pcap", "zeek_Traces"] {
+        let Some(captures) = by_capture(&format!("truth/dns/{suite}.jsonl.gz")) else { return };
+        for (packets, rows) in &captures {
+            let events = dissect(packets);
+            for row in rows.iter().filter(|row| is_dns_on_tcp(row)) {
+                let is_same = |event: &Event| match event {
+                    Event::Dns(message) => {
+                        format!("{:#06x}", message.id) == row["id"]
+                            && message.is_response == row["qr"]
+                            && *message.question == row["qname"].as_str().unwrap().replace("<Root>", "").to_lowercase()
+                            && is_prefix(&addresses(&message.answers, IpAddr::is_ipv4), &texts(row, "a"), true)
+                    }
+                    _ => false,
+                };
+                checked += 1;
+                wrong.extend((!events.iter().any(is_same)).then(|| row.to_string()));
+            }
+        }
+    }
+    eprintln!("{checked} messages compared");
+    assert!(wrong.is_empty(), "{} of {checked} missing:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// An inverse query (opcode 1, RFC 3425 retired it) asks for no name.
+fn is_dns_on_tcp(row: &Value) -> bool {
+    row["tcp"] == true
+        && (row["sport"] == 53 || row["dport"] == 53)
+        && row["pcap"] != "zeek/Traces/dns-inverse-query.pcap"
+}
+
+/// Rows of other opcodes, of NetBIOS names, and of what [`missing_reason`] says.
+fn is_left_out_of_zeek(row: &Value) -> bool {
+    let opcode = row["opcode"].as_str().unwrap_or("0");
+    opcode != "0" || row["id.resp_p"] == "137" || missing_reason(row["pcap"].as_str().unwrap()).is_some()
+}
+
+/// Zeek's own rows: the query of dns.log and the server name of ssl.log.
+#[test]
+fn names_as_zeek() {
+    let Some(captures) = by_capture("truth/zeek_baseline.jsonl.gz") else { return };
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for (packets, rows) in &captures {
+        if !rows.iter().any(|row| row["log"] == "dns" || row["log"] == "ssl") {
+            continue;
+        }
+        let events = dissect(packets);
+        for row in rows.iter().filter(|row| !is_left_out_of_zeek(row)) {
+            let field = |name: &str| row[name].as_str().unwrap_or("-");
+            let is_flow = |flow: &FlowRef| {
+                flow.source.addr.to_string() == field("id.orig_h") && flow.source.port.to_string() == field("id.orig_p")
+            };
+            let is_found = match field("log") {
+                "dns" if field("query") != "-" => events.iter().any(|event| match event {
+                    Event::Dns(message) => {
+                        message.id.to_string() == field("trans_id")
+                            && *message.question == field("query").to_lowercase()
+                    }
+                    _ => false,
+                }),
+                "ssl" if field("server_name") != "-" => hellos(&events).iter().any(|found| {
+                    let name = found.hello.as_ref().and_then(|hello| hello.server_name.as_deref());
+                    is_flow(&found.flow) && name == Some(field("server_name"))
+                }),
+                _ => continue,
+            };
+            checked += 1;
+            wrong.extend((!is_found).then(|| row.to_string()));
+        }
+    }
+    eprintln!("{checked} rows compared");
+    assert!(wrong.is_empty(), "{} of {checked} missing:\n{}", wrong.len(), wrong.join("\n"));
 }

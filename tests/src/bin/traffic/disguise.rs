@@ -28,6 +28,9 @@ pub struct Disguise {
     /// Work on a second thread.
     #[arg(long)]
     pub thread: bool,
+    /// Work in a forked child with this process id.
+    #[arg(long)]
+    pub as_pid: Option<i32>,
     /// Copy the executable to memory and run from there.
     #[arg(long)]
     pub memfd: bool,
@@ -49,6 +52,18 @@ impl Disguise {
         }
         Ok(())
     }
+}
+
+/// Forks a child with a process id of choice (clone3(2), `set_tid`), which must be free; gives 0 in the child.
+pub fn fork_as(pid: i32) -> Result<i32> {
+    // SAFETY: clone_args is plain data, valid when zeroed.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    (arguments.set_tid, arguments.set_tid_size) = ((&raw const pid) as u64, 1);
+    // SAFETY: without CLONE_VM this is a fork of a process with one thread; the structure outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+    ensure!(result >= 0, "clone3 as {pid}: {}", io::Error::last_os_error());
+    Ok(i32::try_from(result)?)
 }
 
 /// Replaces this process with a copy of its own image that has no file.

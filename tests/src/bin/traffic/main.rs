@@ -9,6 +9,7 @@ mod moving;
 mod packet;
 mod raw;
 mod report;
+mod scan;
 mod serve;
 mod socket;
 mod tcp;
@@ -32,6 +33,8 @@ enum Kind {
     Tcp(tcp::Tcp),
     /// Sends datagrams.
     Udp(udp::Udp),
+    /// Tries to connect to many addresses and ports.
+    Scan(scan::Scan),
     /// Sends packets of any IP protocol from a raw socket.
     Raw(raw::Raw),
     /// Sends ICMP echo requests from a ping socket.
@@ -55,6 +58,9 @@ fn main() -> Result<()> {
     if arguments.disguise.memfd {
         return disguise::run_from_memory();
     }
+    if let Some(child) = arguments.disguise.as_pid.map(disguise::fork_as).transpose()?.filter(|child| *child != 0) {
+        return handover::wait(child);
+    }
     arguments.disguise.put_on()?;
     if arguments.disguise.thread {
         let worker = std::thread::Builder::new().name("second-thread".into()).spawn(|| run(arguments.kind))?;
@@ -67,6 +73,7 @@ fn run(kind: Kind) -> Result<()> {
     match kind {
         Kind::Tcp(tcp) => tcp.run(),
         Kind::Udp(udp) => udp.run(),
+        Kind::Scan(scan) => scan.run(),
         Kind::Raw(raw) => raw.run(),
         Kind::Ping(ping) => ping.run(),
         Kind::Packet(packet) => packet.run(),

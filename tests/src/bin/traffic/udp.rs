@@ -38,6 +38,9 @@ enum Way {
 
 #[derive(Debug, Args)]
 pub struct Udp {
+    /// Where to send from.
+    #[arg(long)]
+    from: Option<SocketAddr>,
     /// The receiver; further destinations have the next addresses.
     #[arg(long)]
     to: SocketAddr,
@@ -78,6 +81,9 @@ impl Udp {
         let to = if self.mapped { mapped(self.to) } else { self.to };
         let protocol = if self.lite { Protocol::from(UDP_LITE) } else { Protocol::UDP };
         let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(protocol)).context("no socket")?;
+        if let Some(from) = self.from {
+            socket.bind(&from.into()).with_context(|| format!("failed to bind {from}"))?;
+        }
         if self.connected || self.way == Way::Uring || self.way == Way::Segment {
             socket.connect(&to.into()).context("failed to connect")?;
         }

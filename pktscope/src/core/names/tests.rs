@@ -1,0 +1,283 @@
+use super::*;
+use crate::core::{
+    event::FlowRef,
+    flow::{Endpoint, Transport},
+};
+
+const SERVER: [u8; 4] = [198, 51, 100, 7];
+
+fn at(seconds: u64) -> BootTime {
+    BootTime(0).plus(Duration::from_secs(seconds))
+}
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey { pid, started_at: at(0) }
+}
+
+fn process(pid: u32, executable: &str) -> Arc<Process> {
+    Arc::new(Process { key: key(pid), executable: executable.into(), ..Process::default() })
+}
+
+fn end(addr: &str, port: u16) -> Endpoint {
+    Endpoint { addr: addr.parse().unwrap(), port }
+}
+
+/// A question at its asker's socket, from 10.0.0.1 to 10.0.0.53.
+fn question(name: &str, process: Option<Arc<Process>>, seconds: u64) -> DnsMessage {
+    let (source, destination) = (end("10.0.0.1", 4000), end("10.0.0.53", 53));
+    DnsMessage {
+        flow: FlowRef { cookie: 9, transport: Transport::UDP, source, destination },
+        process,
+        direction: Direction::Egress,
+        at: at(seconds),
+        id: 77,
+        is_response: false,
+        question: name.into(),
+        question_type: 1,
+        response_code: 0,
+        answers: Vec::new(),
+        message_bytes: 40,
+    }
+}
+
+/// The answer to a question, one second later.
+fn answer(question: &DnsMessage, answers: Vec<DnsAnswer>) -> DnsMessage {
+    DnsMessage {
+        flow: FlowRef { source: question.flow.destination, destination: question.flow.source, ..question.flow },
+        direction: Direction::Ingress,
+        at: question.at.plus(Duration::from_secs(1)),
+        is_response: true,
+        answers,
+        ..question.clone()
+    }
+}
+
+fn address(name: &str, ttl: u32) -> DnsAnswer {
+    DnsAnswer::Address { name: name.into(), addr: SERVER.into(), ttl }
+}
+
+fn alias(name: &str, target: &str, ttl: u32) -> DnsAnswer {
+    DnsAnswer::Alias { name: name.into(), target: target.into(), ttl }
+}
+
+/// A question and its answer with one address.
+fn resolve(table: &mut NameTable, name: &str, process: Option<Arc<Process>>, seconds: u64, ttl: u32) {
+    let question = question(name, process, seconds);
+    assert_eq!(table.observe_dns(&question), DnsOutcome::Asked);
+    let outcome = table.observe_dns(&answer(&question, vec![address(name, ttl)]));
+    assert_eq!(outcome, DnsOutcome::Answered(Duration::from_secs(1)));
+}
+
+fn name(table: &NameTable, askers: &[ProcessKey], seconds: u64) -> Option<String> {
+    table.lookup(askers, SERVER.into(), at(seconds)).map(|domain| domain.name.to_string())
+}
+
+#[test]
+fn the_asker_gets_the_name_and_others_do_not() {
+    let mut table = NameTable::default();
+    resolve(&mut table, "www.example.com", Some(process(5, "/usr/bin/curl")), 10, 300);
+    let domain = table.lookup(&[key(5)], SERVER.into(), at(12)).unwrap();
+    assert_eq!((&*domain.name, &*domain.registrable), ("www.example.com", "example.com"));
+    assert_eq!((domain.source, domain.learned_at, domain.candidates), (DomainSource::DnsAnswer, at(11), 1));
+    assert_eq!(name(&table, &[key(6)], 12), None);
+    assert_eq!(name(&table, &[key(6), key(5)], 12).as_deref(), Some("www.example.com"), "a child of the asker");
+}
+
+#[test]
+fn two_processes_know_one_address_by_two_names() {
+    let mut table = NameTable::default();
+    resolve(&mut table, "a.example", Some(process(5, "/usr/bin/a")), 10, 300);
+    resolve(&mut table, "b.example", Some(process(6, "/usr/bin/b")), 20, 300);
+    assert_eq!(name(&table, &[key(5)], 30).as_deref(), Some("a.example"));
+    assert_eq!(name(&table, &[key(6)], 30).as_deref(), Some("b.example"));
+}
+
+#[test]
+fn an_alias_keeps_the_asked_name_and_the_shortest_time() {
+    let mut table = NameTable::default();
+    let question = question("www.example.com", None, 10);
+    table.observe_dns(&question);
+    let answers = vec![alias("www.example.com", "x.cdn.example", 100), address("x.cdn.example", 9000)];
+    table.observe_dns(&answer(&question, answers));
+    assert_eq!(name(&table, &[], 111).as_deref(), Some("www.example.com"));
+    assert_eq!(name(&table, &[], 112), None);
+}
+
+#[test]
+fn aliases_in_a_circle_end() {
+    let mut table = NameTable::default();
+    let question = question("a.example", None, 10);
+    table.observe_dns(&question);
+    let answers = vec![alias("a.example", "b.example", 1), alias("b.example", "a.example", 1), address("b.example", 1)];
+    table.observe_dns(&answer(&question, answers));
+    assert_eq!(name(&table, &[], 12).as_deref(), Some("a.example"));
+}
+
+#[test]
+fn an_unrelated_address_names_nothing() {
+    let mut table = NameTable::default();
+    let question = question("a.example", None, 10);
+    table.observe_dns(&question);
+    table.observe_dns(&answer(&question, vec![address("bank.example", 300)]));
+    assert_eq!(name(&table, &[], 12), None);
+    assert_eq!(table.counters().unrelated_addresses, 1);
+}
+
+#[test]
+fn an_unasked_answer_names_nothing() {
+    let asked = question("a.example", None, 10);
+    let good = answer(&asked, vec![address("a.example", 300)]);
+    let other_end = FlowRef { source: end("10.0.0.66", 53), ..good.flow };
+    let other_port = FlowRef { destination: end("10.0.0.1", 4001), ..good.flow };
+    let forged = [
+        DnsMessage { id: 78, ..good.clone() },
+        DnsMessage { flow: other_end, ..good.clone() },
+        DnsMessage { flow: other_port, ..good.clone() },
+        DnsMessage { question: "b.example".into(), ..good.clone() },
+        DnsMessage { question_type: 28, ..good.clone() },
+        DnsMessage { at: at(41), ..good.clone() },
+    ];
+    for message in forged {
+        let mut table = NameTable::default();
+        table.observe_dns(&asked);
+        assert_eq!(table.observe_dns(&message), DnsOutcome::Unasked, "{message:?}");
+        assert_eq!((table.len(), table.counters().unasked_answers), (0, 1));
+    }
+}
+
+#[test]
+fn a_second_answer_names_nothing() {
+    let mut table = NameTable::default();
+    resolve(&mut table, "a.example", None, 10, 300);
+    let asked = question("a.example", None, 10);
+    let late = DnsAnswer::Address { name: "a.example".into(), addr: [203, 0, 113, 1].into(), ttl: 300 };
+    assert_eq!(table.observe_dns(&answer(&asked, vec![late])), DnsOutcome::Unasked);
+    assert_eq!(table.len(), 1);
+}
+
+#[test]
+fn time_to_live_has_a_floor_and_a_cap() {
+    let check = |ttl, last: u64| {
+        let mut table = NameTable::default();
+        resolve(&mut table, "a.example", None, 0, ttl);
+        assert!(name(&table, &[], last).is_some() && name(&table, &[], last + 1).is_none(), "TTL {ttl}");
+    };
+    check(0, 61);
+    check(60, 61);
+    check(300, 301);
+    check(u32::MAX, 86_401);
+}
+
+#[test]
+fn a_local_resolver_asks_for_everybody() {
+    let mut table = NameTable::default();
+    resolve(&mut table, "a.example", Some(process(5, "/usr/lib/systemd/systemd-resolved")), 10, 300);
+    assert_eq!(name(&table, &[key(99)], 12).as_deref(), Some("a.example"));
+}
+
+#[test]
+fn who_answers_is_a_resolver_whatever_its_name() {
+    let mut table = NameTable::default();
+    let (client, resolver) = (process(5, "/usr/bin/curl"), process(6, "/opt/own-dns"));
+    // The client's question on loopback, at both ends.
+    let asked = DnsMessage { question: "a.example".into(), ..question("a.example", Some(client), 10) };
+    let at_server = DnsMessage { process: Some(resolver.clone()), direction: Direction::Ingress, ..asked.clone() };
+    assert_eq!(table.observe_dns(&asked), DnsOutcome::Asked);
+    assert_eq!(table.observe_dns(&at_server), DnsOutcome::Served);
+    // The resolver's own question upstream, from another port.
+    let source = end("10.0.0.1", 5000);
+    let mut upstream = question("a.example", Some(resolver.clone()), 10);
+    upstream.flow = FlowRef { source, destination: end("9.9.9.9", 53), ..upstream.flow };
+    table.observe_dns(&upstream);
+    table.observe_dns(&answer(&upstream, vec![address("a.example", 300)]));
+    assert_eq!(name(&table, &[key(99)], 12).as_deref(), Some("a.example"), "host-wide");
+    // The answer to the client, at both ends.
+    let good = answer(&asked, vec![address("a.example", 300)]);
+    let from_server = DnsMessage { process: Some(resolver), direction: Direction::Egress, ..good.clone() };
+    assert_eq!(table.observe_dns(&from_server), DnsOutcome::Served);
+    assert_eq!(table.observe_dns(&good), DnsOutcome::Answered(Duration::from_secs(1)));
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn mdns_answers_repeat_no_question() {
+    let mut table = NameTable::default();
+    let mut asked = question("printer.local", None, 10);
+    asked.flow = FlowRef { source: end("10.0.0.1", 5353), destination: end("224.0.0.251", 5353), ..asked.flow };
+    table.observe_dns(&asked);
+    let mut found = answer(&asked, vec![address("printer.local", 120)]);
+    found.flow = FlowRef { source: end("10.0.0.9", 5353), destination: end("224.0.0.251", 5353), ..found.flow };
+    assert!(matches!(table.observe_dns(&found), DnsOutcome::Answered(_)));
+    let other = DnsMessage { answers: vec![address("other.local", 120)], question: "other.local".into(), ..found };
+    assert_eq!(table.observe_dns(&other), DnsOutcome::Unasked);
+    assert_eq!(name(&table, &[], 12).as_deref(), Some("printer.local"));
+}
+
+#[test]
+fn llmnr_is_answered_by_whoever_has_the_name() {
+    let mut table = NameTable::default();
+    let mut asked = question("host", None, 10);
+    asked.flow = FlowRef { destination: end("224.0.0.252", 5355), ..asked.flow };
+    table.observe_dns(&asked);
+    let mut found = answer(&asked, vec![address("host", 30)]);
+    found.flow = FlowRef { source: end("10.0.0.9", 5355), ..found.flow };
+    assert!(matches!(table.observe_dns(&found), DnsOutcome::Answered(_)));
+}
+
+fn server_name(name: &str) -> ServerName {
+    let (source, destination) = (end("10.0.0.1", 4000), Endpoint { addr: SERVER.into(), port: 443 });
+    let flow = FlowRef { cookie: 1, transport: Transport::TCP, source, destination };
+    ServerName { flow, at: at(13), name: Some(name.into()), source: DomainSource::TlsSni, hello: None }
+}
+
+#[test]
+fn a_server_name_alone_names() {
+    let domain = NameTable::default().join_server_name(None, &server_name("www.example.com"), &[]).unwrap();
+    assert_eq!((&*domain.name, &*domain.registrable), ("www.example.com", "example.com"));
+    assert_eq!((domain.source, domain.learned_at), (DomainSource::TlsSni, at(13)));
+    let unnamed = ServerName { name: None, ..server_name("") };
+    assert_eq!(NameTable::default().join_server_name(None, &unnamed, &[]), None);
+}
+
+#[test]
+fn agreeing_sources_keep_the_first_and_disagreeing_ones_both() {
+    let mut table = NameTable::default();
+    resolve(&mut table, "a.example", Some(process(5, "/usr/bin/curl")), 10, 300);
+    let asked = table.lookup(&[key(5)], SERVER.into(), at(12));
+    let same = table.join_server_name(asked.as_ref(), &server_name("a.example"), &[key(5)]).unwrap();
+    assert_eq!(Some(&same), asked.as_ref());
+    let fronted = table.join_server_name(asked.as_ref(), &server_name("b.example"), &[key(5)]).unwrap();
+    assert_eq!((&*fronted.name, fronted.source), ("a.example", DomainSource::DnsAnswer));
+    assert_eq!(fronted.disagreeing, Some(("b.example".into(), DomainSource::TlsSni)));
+}
+
+#[test]
+fn a_server_name_decides_between_several_asked_names() {
+    let mut table = NameTable::default();
+    resolve(&mut table, "a.example", Some(process(5, "/usr/bin/curl")), 9, 300);
+    resolve(&mut table, "b.example", Some(process(5, "/usr/bin/curl")), 10, 300);
+    let asked = table.lookup(&[key(5)], SERVER.into(), at(12)).unwrap();
+    assert_eq!((&*asked.name, asked.candidates), ("b.example", 2));
+    let sure = table.join_server_name(Some(&asked), &server_name("a.example"), &[key(5)]).unwrap();
+    assert_eq!((&*sure.name, sure.source, sure.candidates), ("a.example", DomainSource::DnsAnswer, 1));
+    assert_eq!(sure.disagreeing, None);
+}
+
+#[test]
+fn questions_are_bounded() {
+    let mut table = NameTable::new(NameSettings { max_questions: 10, ..NameSettings::default() });
+    for id in 0..50 {
+        table.observe_dns(&DnsMessage { id, ..question("a.example", None, 10) });
+    }
+    assert_eq!(table.counters().evicted_questions, 40);
+}
+
+#[test]
+fn in_a_capture_every_message_counts() {
+    let mut table = NameTable::default();
+    let mut asked = question("a.example", None, 10);
+    asked.flow.cookie = 0;
+    let good = DnsMessage { direction: Direction::Egress, ..answer(&asked, vec![address("a.example", 300)]) };
+    table.observe_dns(&asked);
+    assert!(matches!(table.observe_dns(&good), DnsOutcome::Answered(_)));
+}

@@ -1,0 +1,589 @@
+//! Answers the core's questions about processes, on threads of its own.
+//!
+//! In: [`ProcessLookup`]s. Out: [`ProcessFacts`], first what is quick to find out, then what needs whole files to be read.
+//! Both queues are bounded; what finds one full is counted and goes unanswered.
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use lru::LruCache;
+use tokio::sync::mpsc;
+
+use super::{
+    container::{Cgroup, Cgroups},
+    file::OpenFile,
+    hash::Hasher,
+    image::{self, Found, Surroundings},
+    procfs::{Proc, ProcessFolder},
+    script::{self, FoundScript},
+    user::Users,
+};
+use crate::core::{
+    effect::{LookupDepth, ProcessLookup},
+    event::ProcessFacts,
+    process::{FileId, ImageHash, ProcessKey, Script},
+};
+
+/// Paths that are remembered by file, so that a process that ended at once is named by what ran before it.
+const MAX_PATHS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+
+/// Bounds of an [`Enricher`].
+#[derive(Clone, Copy, Debug)]
+pub struct EnrichSettings {
+    /// Questions that may wait; one takes a few hundred microseconds.
+    pub questions: usize,
+    /// Files that may wait to be read; each holds up to two descriptors.
+    pub files: usize,
+    /// Answers that may wait to be taken; the threads wait when they are as many.
+    pub answers: usize,
+}
+
+impl Default for EnrichSettings {
+    fn default() -> Self {
+        Self { questions: 8192, files: 128, answers: 1024 }
+    }
+}
+
+/// What an [`Enricher`] did and left undone, since its start.
+#[derive(Debug, Default)]
+pub struct EnrichCounters {
+    /// Questions taken.
+    pub questions: AtomicU64,
+    /// Questions that found their queue full.
+    pub questions_dropped: AtomicU64,
+    /// Processes that had ended before they could be looked at.
+    pub processes_gone: AtomicU64,
+    /// Files read whole.
+    pub files_read: AtomicU64,
+    /// Files that found their queue full.
+    pub files_dropped: AtomicU64,
+}
+
+/// The threads that look processes up; they end when this and the receiver are dropped.
+pub struct Enricher {
+    questions: SyncSender<ProcessLookup>,
+    counters: Arc<EnrichCounters>,
+}
+
+impl Enricher {
+    /// Starts the threads; answers come out of the receiver.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started or the root directory cannot be opened.
+    pub fn spawn(settings: EnrichSettings) -> io::Result<(Self, mpsc::Receiver<ProcessFacts>)> {
+        let counters = Arc::new(EnrichCounters::default());
+        let (questions, asked) = sync_channel(settings.questions);
+        let (files, waiting) = sync_channel(settings.files);
+        let (answers, answered) = mpsc::channel(settings.answers);
+        let looker = Looker::new(image::open_host_root()?, files, answers.clone(), counters.clone());
+        let reader = FileReader { hasher: Hasher::default(), answers, counters: counters.clone() };
+        thread::Builder::new().name("enrich-process".into()).spawn(move || looker.run(&asked))?;
+        thread::Builder::new().name("enrich-file".into()).spawn(move || reader.run(&waiting))?;
+        Ok((Self { questions, counters }, answered))
+    }
+
+    /// Takes a question; never waits.
+    pub fn submit(&self, question: ProcessLookup) {
+        let counter = match self.questions.try_send(question) {
+            Ok(()) => &self.counters.questions,
+            Err(_) => &self.counters.questions_dropped,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was done and left undone.
+    pub fn counters(&self) -> &EnrichCounters {
+        &self.counters
+    }
+}
+
+/// Files of one process that are to be read whole.
+struct FileTask {
+    key: ProcessKey,
+    image: u32,
+    executable: Option<OpenFile>,
+    script: Option<FoundScript>,
+}
+
+/// Answers what can be answered without reading whole files.
+struct Looker {
+    proc: Proc,
+    host_root: OwnedFd,
+    paths: LruCache<FileId, Arc<str>>,
+    cgroups: Cgroups,
+    users: Users,
+    files: SyncSender<FileTask>,
+    answers: mpsc::Sender<ProcessFacts>,
+    counters: Arc<EnrichCounters>,
+}
+
+impl Looker {
+    fn new(
+        host_root: OwnedFd,
+        files: SyncSender<FileTask>,
+        answers: mpsc::Sender<ProcessFacts>,
+        counters: Arc<EnrichCounters>,
+    ) -> Self {
+        Self {
+            proc: Proc::new(),
+            host_root,
+            paths: LruCache::new(MAX_PATHS),
+            cgroups: Cgroups::default(),
+            users: Users::default(),
+            files,
+            answers,
+            counters,
+        }
+    }
+
+    fn run(mut self, questions: &Receiver<ProcessLookup>) {
+        while let Ok(question) = questions.recv() {
+            let (facts, task) = self.answer(&question);
+            if self.answers.blocking_send(facts).is_err() {
+                return;
+            }
+            if let Some(task) = task.filter(|_| question.depth == LookupDepth::Full) {
+                self.read(task);
+            }
+        }
+    }
+
+    fn read(&mut self, task: FileTask) {
+        if let Err(refused) = self.files.try_send(task) {
+            self.counters.files_dropped.fetch_add(1, Ordering::Relaxed);
+            let task = match refused {
+                std::sync::mpsc::TrySendError::Full(task) | std::sync::mpsc::TrySendError::Disconnected(task) => task,
+            };
+            let hash = Some(ImageHash::Unreadable("too many files were waiting to be read".into()));
+            // A receiver that is gone needs no answer.
+            let _ = self.answers.blocking_send(ProcessFacts {
+                key: task.key,
+                image: task.image,
+                hash,
+                ..ProcessFacts::default()
+            });
+        }
+    }
+
+    fn answer(&mut self, question: &ProcessLookup) -> (ProcessFacts, Option<FileTask>) {
+        let own = self.proc.open(question.key).filter(|own| !own.is_zombie());
+        if own.as_ref().is_some_and(ProcessFolder::is_kernel_thread) {
+            return (kernel_thread(question, own.as_ref()), None);
+        }
+        if own.is_none() {
+            self.counters.processes_gone.fetch_add(1, Ordering::Relaxed);
+        }
+        let parent = question.parent.and_then(|parent| self.proc.open(parent));
+        let around = Surroundings { own: own.as_ref(), parent: parent.as_ref(), host_root: &self.host_root };
+        let found = image::find(question, &around, &mut self.paths);
+        let arguments = arguments(question, around.own);
+        let executable = found.path.as_deref().unwrap_or(&question.filename);
+        let script = script::find(executable, &question.filename, &arguments, &around);
+        let cgroup = self.cgroup(question.cgroup_id, own.as_ref());
+        let uid = question.uid.or_else(|| own.as_ref()?.uid());
+        let facts = ProcessFacts {
+            key: question.key,
+            image: question.image,
+            comm: own.as_ref().map(ProcessFolder::comm),
+            parent: question.parent.or_else(|| Some(self.proc.open_pid(own.as_ref()?.parent_pid())?.key)),
+            uid,
+            executable: found.path.clone(),
+            file: found.file.as_ref().map(|file| file.stamp.id),
+            command_line: command_line(&arguments),
+            script: script.as_ref().map(|script| Arc::new(script.facts())),
+            user: uid.and_then(|uid| self.users.name(uid)),
+            container_id: cgroup.container_id,
+            cgroup_path: cgroup.path,
+            missing: found.missing.as_deref().map(Arc::from),
+            ..ProcessFacts::default()
+        };
+        (facts, Some(task(question, found, script)))
+    }
+
+    fn cgroup(&mut self, id: u64, own: Option<&ProcessFolder>) -> Cgroup {
+        match own.and_then(|own| own.cgroups().ok()) {
+            Some(text) => {
+                let cgroup = Cgroup::parse(&text);
+                self.cgroups.learn(id, &cgroup);
+                cgroup
+            }
+            None => self.cgroups.find(id).unwrap_or_default(),
+        }
+    }
+}
+
+fn task(question: &ProcessLookup, found: Found, script: Option<FoundScript>) -> FileTask {
+    FileTask { key: question.key, image: question.image, executable: found.file, script }
+}
+
+fn kernel_thread(question: &ProcessLookup, own: Option<&ProcessFolder>) -> ProcessFacts {
+    ProcessFacts {
+        key: question.key,
+        image: question.image,
+        comm: own.map(ProcessFolder::comm),
+        is_kernel_thread: true,
+        missing: Some("executable: a thread of the kernel has none".into()),
+        ..ProcessFacts::default()
+    }
+}
+
+/// The arguments that the process itself shows, as the record may not have had room for all, else those of the record.
+fn arguments(question: &ProcessLookup, own: Option<&ProcessFolder>) -> String {
+    let shown = own.and_then(|own| own.arguments().ok()).filter(|shown| !shown.is_empty());
+    // The record may have cut its last argument, so that the NUL after it is none of the process's own.
+    let recorded = question.arguments.strip_suffix('\0').unwrap_or(&question.arguments);
+    match shown {
+        // A process may write over its arguments (setproctitle); what it was started with is what counts.
+        Some(shown) if shown.starts_with(recorded) => shown,
+        _ => question.arguments.to_string(),
+    }
+}
+
+fn command_line(arguments: &str) -> Option<Arc<str>> {
+    let line = arguments.trim_end_matches('\0').replace('\0', " ");
+    (!line.is_empty()).then(|| line.into())
+}
+
+impl FoundScript {
+    fn facts(&self) -> Script {
+        Script { path: self.path.clone(), hash: self.hash.clone() }
+    }
+}
+
+/// Reads whole files.
+struct FileReader {
+    hasher: Hasher,
+    answers: mpsc::Sender<ProcessFacts>,
+    counters: Arc<EnrichCounters>,
+}
+
+impl FileReader {
+    fn run(mut self, tasks: &Receiver<FileTask>) {
+        while let Ok(task) = tasks.recv() {
+            let facts = self.answer(task);
+            if self.answers.blocking_send(facts).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&mut self, task: FileTask) -> ProcessFacts {
+        let hash = match &task.executable {
+            Some(file) => self.hash(file),
+            None => ImageHash::Unreadable("the file that ran could not be found again".into()),
+        };
+        let script = task.script.map(|script| {
+            let hash = script.file.as_ref().map(|file| self.hash(file));
+            Arc::new(Script { path: script.path, hash: hash.unwrap_or(script.hash) })
+        });
+        ProcessFacts { key: task.key, image: task.image, hash: Some(hash), script, ..ProcessFacts::default() }
+    }
+
+    fn hash(&mut self, file: &OpenFile) -> ImageHash {
+        if let Some(known) = file.stamp_now().ok().and_then(|stamp| self.hasher.known(&stamp)) {
+            return known;
+        }
+        self.counters.files_read.fetch_add(1, Ordering::Relaxed);
+        self.hasher.hash(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::{
+            fd::AsRawFd,
+            unix::fs::{MetadataExt, symlink},
+        },
+        path::{Path, PathBuf},
+        process::{Child, Command, Stdio},
+    };
+
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+    use crate::core::time::BootTime;
+
+    /// A program that waits until its input ends.
+    const WAITS: &str = "/bin/cat";
+
+    struct Bench {
+        enricher: Enricher,
+        answers: mpsc::Receiver<ProcessFacts>,
+        folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (enricher, answers) = Enricher::spawn(EnrichSettings::default()).unwrap();
+            Self { enricher, answers, folder: tempfile::tempdir().unwrap() }
+        }
+
+        /// A copy of a program under another name; made by another process, as a child of another test's may still hold
+        /// a file that this process wrote, which then cannot be run.
+        fn copy(&self, program: &str, name: &str) -> PathBuf {
+            let path = self.folder.path().canonicalize().unwrap().join(name);
+            assert!(Command::new("cp").arg(program).arg(&path).status().unwrap().success());
+            path
+        }
+
+        /// The quick answer, and that about the files.
+        fn ask(&mut self, question: ProcessLookup) -> (ProcessFacts, ProcessFacts) {
+            self.enricher.submit(ProcessLookup { depth: LookupDepth::Full, ..question });
+            (self.answers.blocking_recv().unwrap(), self.answers.blocking_recv().unwrap())
+        }
+
+        fn ask_quick(&mut self, question: ProcessLookup) -> ProcessFacts {
+            self.enricher.submit(ProcessLookup { depth: LookupDepth::Image, ..question });
+            self.answers.blocking_recv().unwrap()
+        }
+    }
+
+    /// A process that lives until it is dropped.
+    struct Living(Child);
+
+    impl Living {
+        fn start(command: &mut Command) -> Self {
+            Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+        }
+
+        fn key(&self) -> ProcessKey {
+            Proc::new().open_pid(self.0.id()).unwrap().key
+        }
+
+        /// Once it has written a line, everything about it stands.
+        fn wait_for_line(&mut self) {
+            let mut byte = [0];
+            io::Read::read_exact(self.0.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        }
+    }
+
+    impl Drop for Living {
+        fn drop(&mut self) {
+            drop(self.0.stdin.take());
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn own_key() -> ProcessKey {
+        Proc::new().open_pid(std::process::id()).unwrap().key
+    }
+
+    /// The key of a process that is not there.
+    fn ended_key() -> ProcessKey {
+        ProcessKey { pid: 0x7fff_fff0, started_at: BootTime(1) }
+    }
+
+    fn file_id(path: &Path) -> FileId {
+        let stat = fs::metadata(path).unwrap();
+        FileId { device: stat.dev(), inode: stat.ino() }
+    }
+
+    fn arguments(words: &[&str]) -> Arc<str> {
+        words.iter().flat_map(|word| [*word, "\0"]).collect::<String>().into()
+    }
+
+    fn sha256sum(path: &Path) -> Option<ImageHash> {
+        let output = Command::new("sha256sum").arg(path).output().unwrap();
+        Some(ImageHash::Sha256(String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().into()))
+    }
+
+    fn path_of(facts: &ProcessFacts) -> &Path {
+        Path::new(facts.executable.as_deref().unwrap_or(""))
+    }
+
+    #[test]
+    fn a_living_process_is_described_whole() {
+        let mut bench = Bench::new();
+        let program = bench.copy(WAITS, "living");
+        let process = Living::start(Command::new(&program).args(["-u", "-"]));
+        let (quick, files) = bench.ask(ProcessLookup { key: process.key(), image: 3, ..Default::default() });
+        assert_eq!((quick.image, files.image), (3, 3));
+        assert_eq!(path_of(&quick), program);
+        assert_eq!(quick.file, Some(file_id(&program)));
+        assert_eq!(quick.comm.as_deref(), Some("living"));
+        assert_eq!(quick.command_line.as_deref(), Some(&*format!("{} -u -", program.display())));
+        assert_eq!(quick.parent.map(|parent| parent.is_same(own_key())), Some(true));
+        assert_eq!(quick.uid, Some(fs::metadata("/proc/self").unwrap().uid()));
+        assert_eq!(files.hash, sha256sum(&program));
+        assert_eq!(quick.missing, None);
+    }
+
+    #[test]
+    fn a_thousand_ended_processes_of_fifty_programs_have_their_paths() {
+        let mut bench = Bench::new();
+        let programs: Vec<PathBuf> = (0..50).map(|n| bench.copy("/bin/true", &format!("tool-{n}"))).collect();
+        let alias = bench.folder.path().join("alias");
+        symlink(bench.folder.path(), &alias).unwrap();
+        for n in 0..1000 {
+            let program = &programs[n % 50];
+            let name = program.file_name().unwrap();
+            let filename = if n % 2 == 0 { program.clone() } else { alias.join(name) };
+            let filename = filename.to_str().unwrap().into();
+            let file = Some(file_id(program));
+            let facts = bench.ask_quick(ProcessLookup { key: ended_key(), filename, file, ..Default::default() });
+            assert_eq!((path_of(&facts), &facts.missing), (program.as_path(), &None));
+        }
+        assert_eq!(bench.enricher.counters().processes_gone.load(Ordering::Relaxed), 1000);
+    }
+
+    #[test]
+    fn a_relative_name_is_resolved_in_the_parents_directory_and_checked() {
+        let mut bench = Bench::new();
+        let program = bench.copy("/bin/true", "tool");
+        let parent = Living::start(Command::new(WAITS).current_dir(bench.folder.path()));
+        let question = ProcessLookup {
+            key: ended_key(),
+            filename: "./tool".into(),
+            file: Some(file_id(&program)),
+            parent: Some(parent.key()),
+            ..Default::default()
+        };
+        assert_eq!(path_of(&bench.ask_quick(question.clone())), program);
+        let other = Some(FileId { device: 1, inode: 1 });
+        let facts = bench.ask_quick(ProcessLookup { file: other, ..question });
+        assert_eq!(facts.executable, None);
+        assert!(facts.missing.unwrap().contains("ended before"));
+    }
+
+    #[test]
+    fn a_swapped_binary_is_what_ran_and_not_what_lies_there_now() {
+        let mut bench = Bench::new();
+        let program = bench.copy(WAITS, "swapped");
+        let (ran, expected) = (file_id(&program), sha256sum(&program));
+        let process = Living::start(&mut Command::new(&program));
+        fs::rename(bench.copy("/bin/true", "new"), &program).unwrap();
+        let question = ProcessLookup {
+            key: process.key(),
+            filename: program.to_str().unwrap().into(),
+            file: Some(ran),
+            ..Default::default()
+        };
+        let (quick, files) = bench.ask(question.clone());
+        assert_eq!((path_of(&quick), quick.file), (program.as_path(), Some(ran)));
+        assert_eq!(files.hash, expected);
+        assert!(quick.missing.unwrap().contains("deleted"));
+
+        let key = process.key();
+        drop(process);
+        let (quick, files) = bench.ask(ProcessLookup { key, ..question });
+        assert_eq!(quick.executable, None, "the file of that name is another one");
+        assert!(matches!(files.hash, Some(ImageHash::Unreadable(_))), "{:?}", files.hash);
+    }
+
+    #[test]
+    fn a_file_in_memory_is_named_and_hashed() {
+        let mut bench = Bench::new();
+        let memory = memfd_create("payload", MemfdFlags::empty()).unwrap();
+        io::copy(&mut fs::File::open(WAITS).unwrap(), &mut fs::File::from(memory.try_clone().unwrap())).unwrap();
+        let process = Living::start(&mut Command::new(format!("/proc/self/fd/{}", memory.as_raw_fd())));
+        let (quick, files) = bench.ask(ProcessLookup { key: process.key(), ..Default::default() });
+        assert_eq!(path_of(&quick), Path::new("/memfd:payload"));
+        assert!(quick.missing.unwrap().contains("memfd"));
+        assert_eq!(files.hash, sha256sum(Path::new(WAITS)));
+    }
+
+    #[test]
+    fn a_program_that_ran_something_else_meanwhile_is_not_mistaken() {
+        let mut bench = Bench::new();
+        let first = bench.copy("/bin/true", "first");
+        let process = Living::start(&mut Command::new(WAITS));
+        let question = ProcessLookup {
+            key: process.key(),
+            filename: first.to_str().unwrap().into(),
+            file: Some(file_id(&first)),
+            ..Default::default()
+        };
+        assert_eq!(path_of(&bench.ask_quick(question)), first);
+    }
+
+    #[test]
+    fn a_script_is_found_from_its_process_directory() {
+        let mut bench = Bench::new();
+        let script = bench.folder.path().canonicalize().unwrap().join("job.sh");
+        fs::write(&script, "echo started\nread line\n").unwrap();
+        let mut process = Living::start(Command::new("/bin/sh").arg("job.sh").current_dir(bench.folder.path()));
+        process.wait_for_line();
+        let (quick, files) = bench.ask(ProcessLookup { key: process.key(), ..Default::default() });
+        assert_eq!(quick.script.unwrap().path.as_ref(), script.to_str().unwrap());
+        let found = files.script.unwrap();
+        assert_eq!((&*found.path, Some(found.hash.clone())), (script.to_str().unwrap(), sha256sum(&script)));
+        assert_eq!(files.hash, sha256sum(Path::new("/bin/sh")));
+    }
+
+    #[test]
+    fn an_ended_scripts_interpreter_and_file_are_told_apart() {
+        let mut bench = Bench::new();
+        let script = bench.folder.path().canonicalize().unwrap().join("job");
+        fs::write(&script, "#!/bin/sh -e\ntrue\n").unwrap();
+        let name: Arc<str> = script.to_str().unwrap().into();
+        let shell = Path::new("/bin/sh").canonicalize().unwrap();
+        for arguments in [arguments(&["/bin/sh", "-e", &name]), "".into()] {
+            let question = ProcessLookup {
+                key: ended_key(),
+                filename: name.clone(),
+                file: Some(file_id(&shell)),
+                arguments: arguments.clone(),
+                ..Default::default()
+            };
+            let (quick, files) = bench.ask(question);
+            assert_eq!(path_of(&quick), shell);
+            assert_eq!(files.hash, sha256sum(&shell));
+            if !arguments.is_empty() {
+                let found = files.script.unwrap();
+                assert_eq!((&found.path, Some(found.hash.clone())), (&name, sha256sum(&script)));
+            }
+        }
+    }
+
+    #[test]
+    fn code_on_the_command_line_is_hashed_as_it_stands() {
+        let mut bench = Bench::new();
+        let code = bench.folder.path().join("code");
+        fs::write(&code, "import socket").unwrap();
+        let question = ProcessLookup {
+            key: ended_key(),
+            filename: "/usr/bin/python3".into(),
+            arguments: arguments(&["python3", "-c", "import socket"]),
+            ..Default::default()
+        };
+        let (quick, _) = bench.ask(question);
+        let script = quick.script.unwrap();
+        assert_eq!((&*script.path, Some(script.hash.clone())), ("-c", sha256sum(&code)));
+    }
+
+    #[test]
+    fn a_full_queue_is_counted_and_holds_nobody_up() {
+        let settings = EnrichSettings { questions: 2, files: 1, answers: 1 };
+        let (enricher, mut answers) = Enricher::spawn(settings).unwrap();
+        for _ in 0..100 {
+            enricher.submit(ProcessLookup { key: ended_key(), ..Default::default() });
+        }
+        let counters = enricher.counters();
+        let (taken, dropped) =
+            (counters.questions.load(Ordering::Relaxed), counters.questions_dropped.load(Ordering::Relaxed));
+        assert_eq!(taken + dropped, 100);
+        assert!(90 <= dropped, "{dropped}");
+        for _ in 0..taken {
+            answers.blocking_recv().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_threads_end_with_their_owner() {
+        let (enricher, mut answers) = Enricher::spawn(EnrichSettings::default()).unwrap();
+        drop(enricher);
+        assert_eq!(answers.blocking_recv(), None);
+    }
+}

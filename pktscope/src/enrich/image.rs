@@ -1,0 +1,153 @@
+//! Which file a process runs, as one that can be opened.
+//!
+//! A living process is asked itself. Of one that has ended the names that are known are tried in every place where they
+//! may mean something, and only the file whose device and inode the kernel recorded at the exec is taken.
+
+use std::{
+    io::{self, Read},
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
+};
+
+use lru::LruCache;
+
+use super::{
+    file::{Match, OpenFile, open_folder},
+    procfs::ProcessFolder,
+};
+use crate::core::{effect::ProcessLookup, process::FileId};
+
+/// Where the kernel's names for files in memory start (mm/memfd.c).
+const MEMFD: &str = "/memfd:";
+
+/// The start of a `#!` line is at most this long (include/uapi/linux/binfmts.h, BINPRM_BUF_SIZE).
+const SCRIPT_HEAD_BYTES: u64 = 256;
+
+/// Where to look: a process that may have ended, and those around it.
+pub struct Surroundings<'a> {
+    /// The process itself, where it still runs.
+    pub own: Option<&'a ProcessFolder>,
+    /// Its parent, where that still runs.
+    pub parent: Option<&'a ProcessFolder>,
+    /// The host's root directory.
+    pub host_root: &'a OwnedFd,
+}
+
+/// A file found, or why none was.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Absolute path.
+    pub path: Option<Arc<str>>,
+    /// The file, where it is sure to be the one that ran.
+    pub file: Option<OpenFile>,
+    /// What could not be found out and why, or what is odd about it.
+    pub missing: Option<String>,
+}
+
+/// Finds the image of a process.
+pub fn find(question: &ProcessLookup, around: &Surroundings<'_>, paths: &mut LruCache<FileId, Arc<str>>) -> Found {
+    let failure = match around.own.map(|own| living(question, own)) {
+        Some(Ok(found)) => return remember(found, paths),
+        Some(Err(failure)) => failure,
+        None => "the process ended before it could be looked at".to_owned(),
+    };
+    remember(ended(question, around, paths, &failure), paths)
+}
+
+fn remember(found: Found, paths: &mut LruCache<FileId, Arc<str>>) -> Found {
+    if let (Some(file), Some(path)) = (&found.file, &found.path) {
+        paths.put(file.stamp.id, path.clone());
+    }
+    found
+}
+
+fn living(question: &ProcessLookup, own: &ProcessFolder) -> Result<Found, String> {
+    let file = own.image().map_err(|error| describe_failure(&error))?;
+    if question.file.is_some_and(|wanted| file.compare(wanted) == Match::Different) {
+        return Err("the process ran another program before it could be looked at".to_owned());
+    }
+    let missing = match (file.is_deleted, file.path.starts_with(MEMFD)) {
+        (true, true) => Some("executable: a file in memory (memfd) that no path leads to".to_owned()),
+        (true, false) => Some("executable: deleted since the process started".to_owned()),
+        (false, _) => None,
+    };
+    Ok(Found { path: Some(file.path.clone()), file: Some(file), missing })
+}
+
+fn describe_failure(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "/proc/PID/exe may not be read (CAP_SYS_PTRACE is missing)".to_owned(),
+        _ => "the process ended before it could be looked at".to_owned(),
+    }
+}
+
+fn ended(
+    question: &ProcessLookup,
+    around: &Surroundings<'_>,
+    paths: &mut LruCache<FileId, Arc<str>>,
+    failure: &str,
+) -> Found {
+    let mut by_name = None;
+    for file in candidates(question, around, paths) {
+        match question.file.map_or(Match::NotComparable, |wanted| file.compare(wanted)) {
+            Match::Same => return Found { path: Some(file.path.clone()), file: Some(file), missing: None },
+            Match::NotComparable => by_name = by_name.or(Some(file)),
+            Match::Different => {}
+        }
+    }
+    match by_name {
+        Some(file) => Found {
+            missing: Some(format!("executable: {} by its name only: {failure}", file.path)),
+            path: Some(file.path.clone()),
+            file: None,
+        },
+        None => Found { missing: Some(format!("executable: {failure}")), ..Found::default() },
+    }
+}
+
+/// Files that the known names lead to, best first.
+fn candidates<'a>(
+    question: &'a ProcessLookup,
+    around: &'a Surroundings<'_>,
+    paths: &mut LruCache<FileId, Arc<str>>,
+) -> impl Iterator<Item = OpenFile> + 'a {
+    let known = question.file.and_then(|file| paths.get(&file).cloned());
+    let interpreter = question.arguments.split('\0').next().unwrap_or("").into();
+    let names = [known, Some(question.executable.clone()), Some(question.filename.clone()), Some(interpreter)];
+    let files = names.into_iter().flatten().flat_map(|name| open_everywhere(&name, around));
+    // A script's own name leads to the script; what ran is the interpreter in its first line.
+    files.flat_map(|file| {
+        let interpreter = interpreter_of(&file);
+        let behind = interpreter.map(|name| open_everywhere(&name, around)).unwrap_or_default();
+        std::iter::once(file).chain(behind)
+    })
+}
+
+/// Every file that a name may mean: on the host and in the parent's own tree, or from the parent's working directory.
+fn open_everywhere(name: &str, around: &Surroundings<'_>) -> Vec<OpenFile> {
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if !name.starts_with('/') {
+        let folder = around.parent.and_then(|parent| parent.working_directory().ok());
+        return folder.and_then(|folder| OpenFile::open_in_folder(folder, name).ok()).into_iter().collect();
+    }
+    let in_parents = || around.parent.and_then(|parent| OpenFile::open_in_root(parent.root().ok()?, name).ok());
+    let on_host = OpenFile::open_in_root(around.host_root, name).ok();
+    on_host.into_iter().chain(in_parents()).collect()
+}
+
+/// The interpreter in a `#!` line (fs/binfmt_script.c, load_script).
+fn interpreter_of(file: &OpenFile) -> Option<String> {
+    let mut head = Vec::new();
+    file.reader().ok()?.take(SCRIPT_HEAD_BYTES).read_to_end(&mut head).ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line);
+    line.trim().split([' ', '\t']).next().map(str::to_owned)
+}
+
+/// The host's root directory: that of init, which a container with the host's pid namespace sees too, else the agent's own.
+pub fn open_host_root() -> io::Result<OwnedFd> {
+    open_folder(Path::new("/proc/1/root")).or_else(|_| open_folder(Path::new("/")))
+}

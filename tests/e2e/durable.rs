@@ -1,0 +1,140 @@
+//! What survives: kills, and a full disk.
+
+use std::{fs, path::Path, process::Command};
+
+use pktscope_tests::{
+    agent::{Agent, AgentOptions},
+    event::Event,
+    flow::{DEADLINE, end_of},
+    machine::{missing_privilege, missing_program, output_of},
+    namespace::Pair,
+    server::UdpServer,
+    skip_if,
+    traffic::{Report, Traffic, built},
+    wait::wait_until,
+};
+use tempfile::TempDir;
+
+fn agent_on(state: &Path) -> Agent {
+    AgentOptions::new().unwrap().state_dir(state).flag("--learning-window", "0s").start().unwrap()
+}
+
+fn stored_alerts(agent: &Agent) -> Vec<Event> {
+    let listed = output_of(&mut agent.command(["alerts", "--json", "--limit", "100000"]));
+    listed.lines().map(|line| Event::parse(line).unwrap()).collect()
+}
+
+fn id_of(alert: &Event) -> String {
+    alert.get("pktscope.alert.id").unwrap().to_string()
+}
+
+/// Waits until the store has the first-egress alert of a program.
+fn expect_stored_alert(agent: &Agent, program: &str) -> Event {
+    let is_wanted =
+        |alert: &Event| alert.text("rule.id") == "new_process_egress" && alert.text("process.executable") == program;
+    let found = wait_until(DEADLINE, || stored_alerts(agent).into_iter().find(is_wanted));
+    found.unwrap_or_else(|| panic!("no alert of {program} in the store: {}", agent.describe()))
+}
+
+#[test]
+fn a_killed_agent_keeps_alerts_cooldowns_and_dispositions() {
+    skip_if!(missing_privilege());
+    let (pair, folder) = (Pair::new().unwrap(), TempDir::new().unwrap());
+    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
+    let state = folder.path().join("state");
+    let send = |program: &Path| {
+        Traffic::of(program, &pair.near.namespace, &format!("udp --to {}", server.addr)).run().unwrap()
+    };
+    let mut programs = Vec::new();
+    for round in 0..5 {
+        let agent = agent_on(&state);
+        let program = folder.path().join(format!("program-{round}"));
+        fs::copy(built("traffic"), &program).unwrap();
+        send(&program);
+        let alert = expect_stored_alert(&agent, program.to_str().unwrap());
+        output_of(&mut agent.command([
+            "alerts",
+            "mark",
+            &id_of(&alert),
+            "--verdict",
+            "false_positive",
+            "--note",
+            "test",
+        ]));
+        programs.push(program);
+        // What was alerted before the kills is not alerted again.
+        let last = programs.iter().map(|program| send(program)).next_back().unwrap();
+        end_of(&agent, &last);
+        agent.kill();
+        let alerts = stored_alerts(&agent);
+        for program in &programs {
+            let is_of_it = |alert: &&Event| alert.text("process.executable") == program.to_str().unwrap();
+            let of_it: Vec<_> = alerts.iter().filter(is_of_it).collect();
+            assert_eq!(of_it.len(), 1, "round {round}: {of_it:?}");
+            assert_eq!(of_it[0].text("pktscope.alert.verdict"), "false_positive", "{}", of_it[0]);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_reported_and_recovered_from() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_program("mount"));
+    let (pair, folder) = (Pair::new().unwrap(), TempDir::new().unwrap());
+    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
+    let disk = Disk::new(folder.path());
+    let agent = agent_on(&disk.path.join("state"));
+    let send = || {
+        let report = Traffic::new(&pair.near.namespace, &format!("udp --to {}", server.addr)).run().unwrap();
+        end_of(&agent, &report);
+        report
+    };
+    let before = send();
+    assert!(wait_until(DEADLINE, || is_stored(&agent, &before).then_some(())).is_some(), "stored before");
+    let filler = disk.path.join("filler");
+    // Fails where the disk is full, as it should.
+    let filled = Command::new("dd").args(["if=/dev/zero", "bs=4096"]).arg(format!("of={}", filler.display())).output();
+    assert!(!filled.unwrap().status.success());
+    let said = wait_until(DEADLINE, || {
+        send();
+        let (log, status) = (agent.log(), output_of(&mut agent.command(["status"])));
+        [log, status].iter().any(|text| text.contains("full") || text.contains("No space")).then_some(())
+    });
+    assert!(said.is_some(), "the full disk is reported: {}", agent.log());
+    fs::remove_file(&filler).unwrap();
+    let after = send();
+    assert!(
+        wait_until(DEADLINE, || is_stored(&agent, &after).then_some(())).is_some(),
+        "stored after: {}",
+        agent.log()
+    );
+    assert!(is_stored(&agent, &before), "nothing stored is lost");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+fn is_stored(agent: &Agent, report: &Report) -> bool {
+    let listed = output_of(&mut agent.command(["flows", "--json", "--limit", "100000"]));
+    let port = u64::from(report.local.unwrap().port());
+    listed.lines().any(|line| Event::parse(line).unwrap().number("source.port") == port)
+}
+
+/// A small disk of its own.
+struct Disk {
+    path: std::path::PathBuf,
+}
+
+impl Disk {
+    fn new(folder: &Path) -> Self {
+        let path = folder.join("disk");
+        fs::create_dir(&path).unwrap();
+        output_of(Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(&path));
+        Self { path }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // The agent may still hold it; a lazy unmount waits for that.
+        Command::new("umount").arg("--lazy").arg(&self.path).status().map(drop).unwrap_or_default();
+    }
+}

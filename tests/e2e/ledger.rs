@@ -1,0 +1,167 @@
+//! The ledger, against the interfaces of a namespace that has nothing but the test's own traffic.
+
+use std::time::Duration;
+
+use pktscope_tests::{
+    agent::{Agent, AgentOptions},
+    event::Event,
+    flow::DEADLINE,
+    machine::missing_privilege,
+    namespace::{Namespace, Pair},
+    server::{RawServer, TcpServer, UdpServer},
+    skip_if,
+    traffic::Traffic,
+    wait::wait_until,
+};
+
+/// An agent that lives in the pair's near end and closes its ledger every second.
+fn agent_inside(namespace: &Namespace) -> Agent {
+    let options = AgentOptions::new().unwrap().config("[ledger]\ninterval = \"1s\"\n").unwrap();
+    options.flag("--learning-window", "0s").inside(namespace).start().unwrap()
+}
+
+/// One direction's entries, added up over all intervals.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sum {
+    interface: u64,
+    attributed: u64,
+    kernel: u64,
+    forwarded: u64,
+    unknown: u64,
+}
+
+impl Sum {
+    fn explained(&self) -> u64 {
+        self.attributed + self.kernel + self.forwarded
+    }
+}
+
+fn sum(agent: &Agent, side: &str) -> Sum {
+    let mut sum = Sum::default();
+    for event in agent.events(|event| event.is("ledger")) {
+        let of = |name: &str| event.number(&format!("pktscope.ledger.{side}.{name}_bytes"));
+        let parts = [of("attributed"), of("kernel"), of("forwarded"), of("unknown")];
+        assert_eq!(of("interface") + of("counted_twice"), parts.iter().sum::<u64>(), "an interval adds up: {event}");
+        sum.interface += of("interface");
+        sum.attributed += parts[0];
+        sum.kernel += parts[1];
+        sum.forwarded += parts[2];
+        sum.unknown += parts[3];
+    }
+    sum
+}
+
+/// Waits until the ledger has everything that the interface has counted.
+fn settle(agent: &Agent, pair: &Pair) -> (Sum, Sum) {
+    let both = || (sum(agent, "tx"), sum(agent, "rx"));
+    let settled = wait_until(DEADLINE, || {
+        let ((tx, rx), counted) = (both(), pair.near.counters());
+        (tx.interface >= counted.sent_bytes && rx.interface >= counted.received_bytes).then_some(())
+    });
+    let ((tx, rx), counted) = (both(), pair.near.counters());
+    assert!(settled.is_some(), "{tx:?} {rx:?}, the interface counted {counted:?}\n{}", agent.log());
+    (tx, rx)
+}
+
+#[test]
+fn ordinary_traffic_is_explained_to_the_byte() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    let tcp = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 200_000).unwrap();
+    let udp = UdpServer::start(&pair.far.namespace, pair.far.v6.into(), true).unwrap();
+    let _raw = RawServer::start(&pair.far.namespace, pair.far.v4.into(), 253).unwrap();
+    let runs = [
+        format!("tcp --to {} --bytes 300000 --times 3", tcp.addr),
+        format!("udp --to {} --count 100 --echo", udp.addr),
+        format!("raw --to {}", pair.far.v4),
+        format!("ping --to {} --raw", pair.far.v6),
+    ];
+    for run in runs {
+        Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    }
+    let (tx, rx) = settle(&agent, &pair);
+    let counted = pair.near.counters();
+    assert_eq!((tx.interface, rx.interface), (counted.sent_bytes, counted.received_bytes));
+    assert_eq!((tx.explained(), tx.unknown), (counted.sent_bytes, 0), "{tx:?}");
+    assert_eq!((rx.explained(), rx.unknown), (counted.received_bytes, 0), "{rx:?}");
+}
+
+#[test]
+fn replies_of_the_kernel_are_the_kernel_s() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    // Nobody listens there and nobody asked for an echo: the resets and replies are the near kernel's own.
+    let refused = format!("tcp --to {}:1", pair.near.v4);
+    let mut client = Traffic::new(&pair.far.namespace, &refused);
+    client.command().stderr(std::process::Stdio::null());
+    client.run().unwrap_err();
+    Traffic::new(&pair.far.namespace, &format!("ping --to {} --raw", pair.near.v4)).run().unwrap();
+    let (tx, _) = settle(&agent, &pair);
+    let counted = pair.near.counters();
+    assert_eq!((tx.kernel, tx.attributed, tx.unknown), (counted.sent_bytes, 0, 0), "{tx:?}");
+}
+
+#[test]
+fn frames_of_a_packet_socket_are_its_owner_s() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    let (from, to) = (format!("{}:4000", pair.near.v4), format!("{}:4001", pair.far.v4));
+    let device = &pair.near.device;
+    let run = format!("packet --device {device} --from {from} --to {to} --count 100 --bytes 500 --pause");
+    let mut running = Traffic::new(&pair.near.namespace, &run).start().unwrap();
+    let sender = running.report().unwrap();
+    running.go_on().unwrap();
+    running.finish().unwrap();
+    let (tx, _) = settle(&agent, &pair);
+    assert_eq!((tx.attributed, tx.unknown), (pair.near.counters().sent_bytes, 0), "{tx:?}");
+    let flow = agent.expect(DEADLINE, "the frames' flow", |event| event.is("flow") && event.pid() == sender.pid);
+    assert_eq!(flow.text("network.transport"), "udp");
+}
+
+#[test]
+fn what_skips_the_queueing_discipline_is_unknown_and_alerted() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    let (from, to) = (format!("{}:4000", pair.near.v4), format!("{}:4001", pair.far.v4));
+    let device = &pair.near.device;
+    let run = format!("packet --device {device} --from {from} --to {to} --count 20000 --bytes 1000 --bypass");
+    Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    let (tx, _) = settle(&agent, &pair);
+    assert_eq!(tx.unknown, pair.near.counters().sent_bytes, "{tx:?}");
+    let alert = agent.expect(Duration::from_secs(30), "alert of unattributed egress", |event: &Event| {
+        event.is_alert("unattributed_egress")
+    });
+    assert!(alert.get("pktscope.alert.evidence").is_some(), "{alert}");
+}
+
+#[test]
+fn forwarded_packets_are_nobody_s() {
+    skip_if!(missing_privilege());
+    let (left, right) = (Pair::new().unwrap(), Namespace::new().unwrap());
+    // The near end of the pair becomes a router between the far end and a third namespace.
+    let router = &left.near.namespace;
+    router.set("ipv4/ip_forward", "1").unwrap();
+    router.ip(&format!("link add beyond0 type veth peer name beyond1 netns {}", right.path().display())).unwrap();
+    for (namespace, device, addr) in [(router, "beyond0", "192.0.2.1/24"), (&right, "beyond1", "192.0.2.2/24")] {
+        namespace.set(&format!("ipv6/conf/{device}/disable_ipv6"), "1").unwrap();
+        namespace.ip(&format!("link set {device} address 02:70:6b:74:73:02 arp off")).unwrap();
+        namespace.ip(&format!("addr add {addr} dev {device}")).unwrap();
+        namespace.ip(&format!("link set {device} up")).unwrap();
+    }
+    right.ip("route add default via 192.0.2.1 dev beyond1 onlink").unwrap();
+    left.far.namespace.ip(&format!("route add 192.0.2.0/24 via {} dev far0 onlink", left.near.v4)).unwrap();
+    let agent = agent_inside(router);
+    let server = UdpServer::start(&right, [192, 0, 2, 2].into(), true).unwrap();
+    let run = format!("udp --to {} --count 200 --bytes 500 --echo", server.addr);
+    Traffic::new(&left.far.namespace, &run).run().unwrap();
+    let forwarded = 2 * 200 * 528;
+    let settled = wait_until(DEADLINE, || (sum(&agent, "tx").interface >= forwarded).then_some(()));
+    let (tx, rx) = (sum(&agent, "tx"), sum(&agent, "rx"));
+    assert!(settled.is_some(), "{tx:?}");
+    assert_eq!((tx.forwarded, tx.attributed, tx.unknown), (forwarded, 0, 0), "{tx:?}");
+    assert_eq!((rx.forwarded, rx.attributed, rx.unknown), (forwarded, 0, 0), "{rx:?}");
+}

@@ -1,0 +1,90 @@
+//! Nothing is lost under load, or the loss stands in the ledger.
+
+use std::time::Duration;
+
+use pktscope_tests::{
+    agent::{Agent, AgentOptions},
+    event::{Event, Volume},
+    flow::Side,
+    machine::missing_privilege,
+    namespace::{Counters, Pair},
+    server::{TcpServer, UdpServer},
+    skip_if,
+    traffic::Traffic,
+    wait::{timed, wait_until},
+};
+
+/// Reading what has piled up takes a busy machine some seconds.
+const CATCH_UP: Duration = Duration::from_secs(30);
+/// How long the agent stands still.
+const STANDSTILL: Duration = Duration::from_secs(5);
+
+/// The flows that a pair's near end opened, added up over their newest events.
+fn total(agent: &Agent, pair: &Pair) -> Volume {
+    let addrs = [pair.near.v4.into(), pair.near.v6.into()];
+    let mut newest = std::collections::BTreeMap::new();
+    for event in agent.events(|event| event.is("flow") && Side::Opener.is_of(event)) {
+        if addrs.iter().any(|addr| event.addr("source.ip") == Some(*addr)) {
+            newest.insert(event.flow_id(), event.volume());
+        }
+    }
+    newest.into_values().sum()
+}
+
+/// Every loss told so far, by reason.
+fn losses(agent: &Agent) -> Vec<String> {
+    let ledgers = agent.events(|event| event.is("ledger"));
+    let lost = ledgers.iter().filter_map(|event| event.get("pktscope.ledger.lost"));
+    lost.filter(|lost| lost.as_object().is_some_and(|map| map.values().any(|count| count.as_u64() != Some(0))))
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn expect_nothing_lost(agent: &Agent, pair: &Pair, counted: Counters) {
+    let equal = wait_until(CATCH_UP, || (total(agent, pair) == counted.into()).then_some(()));
+    let (seen, lost) = (total(agent, pair), losses(agent));
+    assert!(equal.is_some(), "flows {seen:?}\ninterface {counted:?}\nlost {lost:?}\n{}", agent.describe());
+}
+
+#[test]
+fn an_agent_that_stood_still_under_load_has_every_byte() {
+    skip_if!(missing_privilege());
+    let (agent, pair) = (Agent::start().unwrap(), Pair::new().unwrap());
+    let tcp = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 2_000).unwrap();
+    let udp = UdpServer::start(&pair.far.namespace, pair.far.v6.into(), false).unwrap();
+    agent.signal(libc::SIGSTOP);
+    let mut took = Duration::ZERO;
+    while took < STANDSTILL {
+        let streams = format!("tcp --to {} --bytes 3000 --times 200", tcp.addr);
+        let datagrams = format!("udp --to {} --count 5000", udp.addr);
+        took += timed(|| Traffic::new(&pair.near.namespace, &streams).run().unwrap()).1;
+        took += timed(|| Traffic::new(&pair.near.namespace, &datagrams).run().unwrap()).1;
+    }
+    agent.signal(libc::SIGCONT);
+    expect_nothing_lost(&agent, &pair, pair.near.counters());
+}
+
+#[test]
+fn twenty_thousand_destinations_of_one_socket_are_all_counted() {
+    skip_if!(missing_privilege());
+    let (agent, pair) = (Agent::start().unwrap(), Pair::new().unwrap());
+    let run = "udp --to 198.18.0.1:9 --destinations 20000 --count 20000 --way sendmmsg --bytes 50";
+    let (report, took) = timed(|| Traffic::new(&pair.near.namespace, run).run().unwrap());
+    assert!(took < Duration::from_secs(2), "a busy machine sent for {took:?}");
+    expect_nothing_lost(&agent, &pair, pair.near.counters());
+    let is_ours = |event: &Event| event.is_flow_end() && event.pid() == report.pid;
+    assert_eq!(agent.events(is_ours).len(), 20_000);
+}
+
+#[test]
+fn a_full_ring_loses_flows_but_says_how_many_bytes() {
+    skip_if!(missing_privilege());
+    let config = "[sensor]\nring_bytes = \"4KiB\"\n[ledger]\ninterval = \"1s\"\n";
+    let (agent, pair) = (AgentOptions::new().unwrap().config(config).unwrap().start().unwrap(), Pair::new().unwrap());
+    let tcp = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 0).unwrap();
+    agent.signal(libc::SIGSTOP);
+    Traffic::new(&pair.near.namespace, &format!("tcp --to {} --times 500", tcp.addr)).run().unwrap();
+    agent.signal(libc::SIGCONT);
+    let told = wait_until(CATCH_UP, || losses(&agent).into_iter().find(|lost| lost.contains("ring")));
+    assert!(told.is_some(), "the loss is told: {}", agent.describe());
+}

@@ -1,0 +1,56 @@
+//! A real resolver on a pair's far end, and programs on its near end that ask it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use pktscope_tests::{
+    flow::DEADLINE,
+    namespace::{Host, Pair},
+    wait::wait_until,
+};
+
+/// The name that the resolver knows, and one that is an alias of it.
+pub const NAME: &str = "www.example.test";
+pub const ALIAS: &str = "alias.example.test";
+
+/// A domain whose every name has an address.
+pub const WILDCARD: &str = "tunnel-example.com";
+
+/// A child that is killed when dropped.
+pub struct Daemon(pub Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.0.kill().unwrap_or_default();
+        self.0.wait().map(drop).unwrap_or_default();
+    }
+}
+
+/// A dnsmasq on the far end that knows [`NAME`] and [`ALIAS`], and waits until it answers.
+pub fn resolver(far: &Host) -> Daemon {
+    let mut dnsmasq = far.namespace.command("dnsmasq");
+    dnsmasq.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--pid-file="]);
+    dnsmasq.args(["--user=root", "--bind-interfaces", "--local-ttl=60"]);
+    dnsmasq.arg(format!("--listen-address={}", far.v4));
+    dnsmasq.arg(format!("--host-record={NAME},{},{}", far.v4, far.v6)).arg(format!("--cname={ALIAS},{NAME}"));
+    dnsmasq.arg(format!("--address=/{WILDCARD}/{}", far.v4));
+    let daemon = Daemon(dnsmasq.stderr(Stdio::null()).spawn().unwrap());
+    let is_bound = || far.namespace.run(|| fs::read_to_string("/proc/thread-self/net/udp")).unwrap();
+    // Port 53, as /proc/net/udp writes it.
+    wait_until(DEADLINE, || is_bound().contains(":0035 ").then_some(())).expect("dnsmasq listens");
+    daemon
+}
+
+/// A command in the near end that asks the far end's resolver; it keeps its process id through the wrapping shell.
+pub fn asking(pair: &Pair, folder: &Path, program: &str) -> Command {
+    let file = folder.join("resolv.conf");
+    fs::write(&file, format!("nameserver {}\noptions timeout:2 attempts:2\n", pair.far.v4)).unwrap();
+    let script = format!("mount --bind {} /etc/resolv.conf && exec \"$0\" \"$@\"", file.display());
+    let mut command = pair.near.namespace.command("unshare");
+    command.args(["--mount", "sh", "-c", &script, program]);
+    command
+}

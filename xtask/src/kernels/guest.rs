@@ -1,0 +1,116 @@
+//! One guest: boots, runs its command, gives what it printed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{emulator::Emulator, image::Image};
+use crate::{command, workspace};
+
+/// Booting takes some seconds; the tests in it are several times slower than outside.
+const LIMIT: Duration = Duration::from_secs(600);
+const MEMORY_MEGABYTES: u32 = 1024;
+
+/// What a guest did.
+pub struct Report {
+    /// What its command printed.
+    pub output: String,
+    /// Its command's exit status.
+    pub status: i32,
+}
+
+/// Boots the kernel with this file system and waits for its end.
+///
+/// # Errors
+///
+/// With the end of the kernel's console where the guest gave no status: it crashed, or took too long.
+pub fn boot(emulator: &Emulator, image: &Image, initramfs: &Path, folder: &Path) -> Result<Report> {
+    for name in ["console", "output", "status"] {
+        fs::write(folder.join(name), "").with_context(|| format!("failed to write below {}", folder.display()))?;
+    }
+    let mut qemu = emulation(emulator, image, initramfs, folder);
+    let ended = command::silent_status(&mut qemu, LIMIT)?;
+    let read = |name: &str| fs::read(folder.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).replace('\r', ""));
+    let output = read("output").context("failed to read a guest's output")?;
+    let status = read("status").context("failed to read a guest's status")?;
+    match parse_status(&status) {
+        Some(status) => Ok(Report { output, status }),
+        None => bail!("the guest ended without a status ({ended}):\n{}{}", tail(&output), tail(&read("console")?)),
+    }
+}
+
+fn emulation(emulator: &Emulator, image: &Image, initramfs: &Path, folder: &Path) -> Command {
+    let mut qemu = emulator.command();
+    qemu.args(["-machine", "pc,usb=off,vmport=off", "-smp", "1", "-nodefaults", "-no-user-config"]);
+    qemu.args(accelerator()).args(["-m", &MEMORY_MEGABYTES.to_string()]);
+    qemu.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
+    qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(initramfs).args(["-append", &kernel_arguments()]);
+    for name in ["console", "output", "status"] {
+        qemu.arg("-serial").arg(format!("file:{}", folder.join(name).display()));
+    }
+    qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    qemu
+}
+
+/// A /dev/kvm that opens is not enough: without the processor's flag it cannot run a stock kernel.
+fn accelerator() -> [&'static str; 4] {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has_flag = processor.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+    let is_open = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    if has_flag && is_open { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg,thread=multi", "-cpu", "max"] }
+}
+
+fn kernel_arguments() -> String {
+    let fixed = "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off edd=off no_timer_check nokaslr \
+                 random.trust_cpu=on nmi_watchdog=0 8250.nr_uarts=4";
+    // Calibrated on a busy host, the guest's clock runs up to twice too fast: hand it the host's rate.
+    let log = command::output(&mut Command::new("dmesg")).unwrap_or_default();
+    parse_tsc_rate(&log).map_or(fixed.to_owned(), |khz| format!("{fixed} tsc_early_khz={khz}"))
+}
+
+/// The rate in kHz from the kernel's line `tsc: Detected 2445.406 MHz processor`.
+fn parse_tsc_rate(log: &str) -> Option<u64> {
+    let rate = log.split("tsc: Detected ").nth(1)?.split(" MHz").next()?;
+    let (whole, thousandths) = rate.split_once('.')?;
+    format!("{whole}{thousandths}").parse().ok().filter(|_| thousandths.len() == 3)
+}
+
+fn parse_status(text: &str) -> Option<i32> {
+    text.lines().rev().find_map(|line| line.trim().strip_prefix("status=")?.parse().ok())
+}
+
+fn tail(text: &str) -> String {
+    const LINES: usize = 25;
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].iter().map(|line| format!("    {line}\n")).collect()
+}
+
+/// The folder of one guest's files.
+pub fn folder(series: &str) -> Result<PathBuf> {
+    let folder = workspace::target().join("kernels/guests").join(series);
+    fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_rate_is_read_from_the_log() {
+        assert_eq!(parse_tsc_rate("[    0.000000] tsc: Detected 2445.406 MHz processor\n"), Some(2_445_406));
+        assert_eq!(parse_tsc_rate("no such line"), None);
+    }
+
+    #[test]
+    fn only_a_status_line_is_a_status() {
+        assert_eq!(parse_status("noise\nstatus=101\n"), Some(101));
+        assert_eq!(parse_status("status=\n"), None);
+        assert_eq!(parse_status(""), None);
+    }
+}
