@@ -1,1 +1,3 @@
 //! Captures and recordings, read as events in their own time.
+
+pub mod recording;

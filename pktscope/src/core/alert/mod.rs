@@ -1,4 +1,13 @@
 //! Alerts: what a finding becomes once it is new, not cooling down and not disposed of.
+//!
+//! # Rows
+//! [`cooldown::IncidentRow`] keeps an incident (dedup key, last raised, last found, the alert and what it is about), so
+//! that a restart neither repeats an alert nor forgets that one is open; [`disposition`] and [`suppression`] keep
+//! theirs. A row replaces the one stored under the same key; each module names the key.
+
+pub mod cooldown;
+pub mod grouping;
+pub mod suppression;
 
 use std::sync::Arc;
 

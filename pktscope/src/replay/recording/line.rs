@@ -1,0 +1,648 @@
+//! One line of a recording, as far as a replay needs it: the ECS names on one side, the core's types on the other.
+
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+
+use super::{Interned, stamp::nanoseconds};
+use crate::core::{
+    dns_words::{record_type_number, response_code_number},
+    domain::registrable,
+    event::{DnsAnswer, DnsMessage, FlowRef},
+    flow::{
+        Attribution, ClientHello, ConnState, Direction, Domain, DomainSource, EndReason, Endpoint, Flow, FlowAction,
+        FlowChange, FlowId, Geo, Method, Owner, TcpSummary, Transport, UnknownReason, Volume,
+    },
+    process::{ImageHash, Package, Process, ProcessKey, Script},
+    time::{BootTime, Moment, WallTime},
+};
+
+/// An idle end is written when the time-out fires, so the last packet is at least that much older
+/// (`flow.idle_timeout` of datagrams).
+const SHORTEST_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a recorded process has no hash, where the line does not say.
+const NO_HASH: &str = "not in the recording";
+
+type Text<'a> = Option<Cow<'a, str>>;
+
+#[derive(Deserialize)]
+pub(super) struct Line<'a> {
+    #[serde(rename = "@timestamp", borrow)]
+    timestamp: Text<'a>,
+    #[serde(borrow)]
+    pub(super) event: Option<EventPart<'a>>,
+    #[serde(borrow)]
+    network: Option<NetworkPart<'a>>,
+    #[serde(borrow)]
+    source: Option<SidePart<'a>>,
+    #[serde(borrow)]
+    destination: Option<SidePart<'a>>,
+    #[serde(borrow)]
+    process: Option<ProcessPart<'a>>,
+    #[serde(borrow)]
+    user: Option<UserPart<'a>>,
+    #[serde(borrow)]
+    container: Option<ContainerPart<'a>>,
+    #[serde(borrow)]
+    package: Option<PackagePart<'a>>,
+    #[serde(borrow)]
+    dns: Option<DnsPart<'a>>,
+    #[serde(borrow)]
+    tls: Option<TlsPart<'a>>,
+    #[serde(borrow)]
+    pktscope: Option<OwnPart<'a>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct EventPart<'a> {
+    #[serde(borrow)]
+    pub(super) dataset: Text<'a>,
+    #[serde(borrow)]
+    action: Text<'a>,
+    #[serde(borrow)]
+    start: Text<'a>,
+    #[serde(borrow)]
+    end: Text<'a>,
+    #[serde(borrow)]
+    reason: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct NetworkPart<'a> {
+    #[serde(borrow)]
+    transport: Text<'a>,
+    #[serde(borrow)]
+    iana_number: Text<'a>,
+    #[serde(borrow)]
+    direction: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct SidePart<'a> {
+    #[serde(borrow)]
+    ip: Text<'a>,
+    #[serde(default)]
+    port: u16,
+    #[serde(default)]
+    bytes: u64,
+    #[serde(default)]
+    packets: u64,
+    #[serde(borrow)]
+    domain: Text<'a>,
+    #[serde(borrow)]
+    geo: Option<GeoPart<'a>>,
+    #[serde(rename = "as", borrow)]
+    autonomous: Option<AsPart<'a>>,
+}
+
+#[derive(Deserialize)]
+struct GeoPart<'a> {
+    #[serde(borrow)]
+    country_iso_code: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct AsPart<'a> {
+    number: Option<u32>,
+    #[serde(borrow)]
+    organization: Option<NamePart<'a>>,
+}
+
+#[derive(Deserialize)]
+struct NamePart<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+}
+
+/// `process.*` of a line, with what sits beside it in ECS.
+#[derive(Default, Deserialize)]
+pub(super) struct ProcessPart<'a> {
+    #[serde(default)]
+    pid: u32,
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    executable: Text<'a>,
+    #[serde(borrow)]
+    start: Text<'a>,
+    #[serde(borrow)]
+    entity_id: Text<'a>,
+    #[serde(borrow)]
+    command_line: Text<'a>,
+    #[serde(borrow)]
+    hash: Option<HashPart<'a>>,
+    #[serde(borrow)]
+    parent: Option<ParentPart<'a>>,
+    #[serde(skip)]
+    uid: Option<u32>,
+    #[serde(skip)]
+    user: Text<'a>,
+    #[serde(skip)]
+    container: Option<ContainerPart<'a>>,
+    #[serde(skip)]
+    cgroup_path: Text<'a>,
+    #[serde(skip)]
+    package: Option<PackagePart<'a>>,
+    #[serde(skip)]
+    extra: Option<ProcessExtra<'a>>,
+}
+
+#[derive(Deserialize)]
+struct HashPart<'a> {
+    #[serde(borrow)]
+    sha256: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct ParentPart<'a> {
+    #[serde(borrow)]
+    executable: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct UserPart<'a> {
+    #[serde(borrow)]
+    id: Option<Number<'a>>,
+    #[serde(borrow)]
+    name: Text<'a>,
+}
+
+/// A number that may be written as a string, as ECS does for ids.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number<'a> {
+    Plain(u64),
+    Quoted(#[serde(borrow)] Cow<'a, str>),
+}
+
+#[derive(Clone, Deserialize)]
+struct ContainerPart<'a> {
+    #[serde(borrow)]
+    id: Text<'a>,
+    #[serde(borrow)]
+    image: Option<ImagePart<'a>>,
+}
+
+#[derive(Clone, Deserialize)]
+struct ImagePart<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+}
+
+#[derive(Clone, Deserialize)]
+struct PackagePart<'a> {
+    #[serde(rename = "type", borrow)]
+    manager: Text<'a>,
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    version: Text<'a>,
+}
+
+#[derive(Clone, Deserialize)]
+struct ProcessExtra<'a> {
+    started_at: Option<u64>,
+    #[serde(borrow)]
+    hash_error: Text<'a>,
+    package_is_unmodified: Option<bool>,
+    #[serde(borrow)]
+    script: Option<ScriptPart<'a>>,
+}
+
+#[derive(Clone, Deserialize)]
+struct ScriptPart<'a> {
+    #[serde(borrow)]
+    path: Text<'a>,
+    #[serde(borrow)]
+    sha256: Text<'a>,
+    #[serde(borrow)]
+    hash_error: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct DnsPart<'a> {
+    #[serde(default)]
+    id: Option<Number<'a>>,
+    #[serde(borrow)]
+    question: Option<QuestionPart<'a>>,
+    #[serde(borrow)]
+    response_code: Text<'a>,
+    #[serde(borrow, default)]
+    answers: Vec<AnswerPart<'a>>,
+}
+
+#[derive(Deserialize)]
+struct QuestionPart<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(rename = "type", borrow)]
+    kind: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct AnswerPart<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(rename = "type", borrow)]
+    kind: Text<'a>,
+    #[serde(default)]
+    ttl: u32,
+    #[serde(borrow)]
+    data: Text<'a>,
+    bytes: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct TlsPart<'a> {
+    #[serde(borrow)]
+    client: Option<TlsClientPart<'a>>,
+}
+
+#[derive(Deserialize)]
+struct TlsClientPart<'a> {
+    #[serde(borrow)]
+    server_name: Text<'a>,
+    #[serde(borrow)]
+    ja4: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct OwnPart<'a> {
+    flow_id: Option<u64>,
+    #[serde(borrow)]
+    domain_source: Text<'a>,
+    #[serde(borrow)]
+    history: Text<'a>,
+    #[serde(borrow)]
+    conn_state: Text<'a>,
+    #[serde(borrow)]
+    attribution: Option<AttributionPart<'a>>,
+    payload: Option<PayloadPart>,
+    #[serde(borrow)]
+    cgroup: Option<CgroupPart<'a>>,
+    #[serde(borrow)]
+    process: Option<ProcessExtra<'a>>,
+    dns: Option<DnsExtra>,
+    domain_candidates: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct DnsExtra {
+    message_bytes: Option<u32>,
+    #[serde(default)]
+    direction: DnsDirection,
+}
+
+/// Whose socket saw the message; an answer that came in, unless the line says otherwise.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DnsDirection {
+    Egress,
+    #[default]
+    Ingress,
+}
+
+#[derive(Deserialize)]
+struct AttributionPart<'a> {
+    #[serde(borrow)]
+    status: Text<'a>,
+    #[serde(borrow)]
+    method: Text<'a>,
+    #[serde(borrow)]
+    reason: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct PayloadPart {
+    #[serde(default)]
+    source_bytes: u64,
+    #[serde(default)]
+    destination_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct CgroupPart<'a> {
+    #[serde(borrow)]
+    path: Text<'a>,
+}
+
+impl Line<'_> {
+    /// The flow event of this line; `None` where a field is missing without which it means nothing.
+    pub(super) fn flow_change(mut self, interned: &mut Interned) -> Option<(Moment, FlowChange)> {
+        let at = self.moment()?;
+        let action = FlowAction::from_word(self.event.as_ref()?.action.as_deref()?)?;
+        let attribution = self.attribution(interned)?;
+        let flow = self.flow(at, attribution, interned)?;
+        Some((at, FlowChange { action, at: at.boot, flow: Arc::new(flow) }))
+    }
+
+    /// The DNS answer of this line; `None` where it has no question.
+    pub(super) fn dns_message(mut self, interned: &mut Interned) -> Option<(Moment, DnsMessage)> {
+        let at = self.moment()?;
+        let process = self.process(interned);
+        let dns = self.dns.as_ref()?;
+        let question = dns.question.as_ref()?;
+        let (client, resolver) = (self.source.as_ref()?, self.destination.as_ref()?);
+        let extra = self.pktscope.as_ref().and_then(|own| own.dns.as_ref());
+        let own_bytes = extra.and_then(|extra| extra.message_bytes);
+        let message = DnsMessage {
+            flow: FlowRef {
+                cookie: 0,
+                transport: self.transport().unwrap_or(Transport::UDP),
+                source: resolver.endpoint()?,
+                destination: client.endpoint()?,
+            },
+            process,
+            direction: match extra.map(|extra| extra.direction).unwrap_or_default() {
+                DnsDirection::Egress => Direction::Egress,
+                DnsDirection::Ingress => Direction::Ingress,
+            },
+            at: at.boot,
+            id: dns.id.as_ref().and_then(Number::value).and_then(|id| u16::try_from(id).ok()).unwrap_or(0),
+            is_response: true,
+            question: question.name.as_deref()?.into(),
+            question_type: question.kind.as_deref().and_then(record_type_number).unwrap_or(1),
+            response_code: dns.response_code.as_deref().and_then(response_code_number).unwrap_or(0),
+            answers: dns.answers.iter().filter_map(AnswerPart::answer).collect(),
+            message_bytes: own_bytes.unwrap_or_else(|| u32::try_from(resolver.bytes).unwrap_or(u32::MAX)),
+        };
+        Some((at, message))
+    }
+
+    fn moment(&self) -> Option<Moment> {
+        let nanoseconds = nanoseconds(self.timestamp.as_deref()?)?;
+        Some(Moment { boot: boot(nanoseconds), wall: WallTime(nanoseconds) })
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        let network = self.network.as_ref()?;
+        let number = network.iana_number.as_deref().and_then(|number| number.parse().ok());
+        number.or_else(|| transport_number(network.transport.as_deref()?)).map(Transport)
+    }
+
+    fn flow(&self, at: Moment, attribution: Attribution, interned: &mut Interned) -> Option<Flow> {
+        let (source, destination) = (self.source.as_ref()?, self.destination.as_ref()?);
+        let event = self.event.as_ref()?;
+        let own = self.pktscope.as_ref()?;
+        let time = |text: &Text<'_>| text.as_deref().and_then(nanoseconds).map(boot);
+        let end = time(&event.end).unwrap_or(at.boot);
+        let reason = event.reason.as_deref().and_then(EndReason::from_word);
+        let started_at = time(&event.start).unwrap_or(at.boot);
+        let [sent_payload, received_payload] =
+            own.payload.as_ref().map_or([0, 0], |p| [p.source_bytes, p.destination_bytes]);
+        Some(Flow {
+            id: FlowId(own.flow_id?),
+            transport: self.transport()?,
+            source: source.endpoint()?,
+            destination: destination.endpoint()?,
+            icmp: None,
+            direction: self.network.as_ref()?.direction.as_deref().and_then(Direction::from_word).unwrap_or_default(),
+            sent: source.volume(sent_payload),
+            received: destination.volume(received_payload),
+            started_at,
+            last_seen: last_seen(started_at, end, at.boot, reason),
+            ended: reason.map(|reason| (end, reason)),
+            attribution,
+            domain: destination.named(own, at.boot, interned),
+            geo: destination.geo(interned),
+            tcp: own.tcp(interned),
+            tls: self.tls.as_ref().and_then(TlsPart::hello),
+        })
+    }
+
+    fn attribution(&mut self, interned: &mut Interned) -> Option<Attribution> {
+        let part = self.pktscope.as_ref()?.attribution.as_ref();
+        let word = |pick: fn(&AttributionPart<'_>) -> Option<String>| part.and_then(pick);
+        let method = word(|part| part.method.as_deref().map(str::to_owned));
+        let reason = word(|part| part.reason.as_deref().map(str::to_owned));
+        Some(match part.and_then(|part| part.status.as_deref()) {
+            Some("kernel") => Attribution::Kernel,
+            Some("unknown") => Attribution::Unknown(reason.as_deref().and_then(UnknownReason::from_word)?),
+            _ => Attribution::Process(Owner {
+                process: self.process(interned)?,
+                method: method.as_deref().and_then(Method::from_word).unwrap_or(Method::Recording),
+                creator: None,
+                ambiguity: None,
+            }),
+        })
+    }
+
+    /// The process of this line, with what ECS keeps beside it.
+    fn process(&mut self, interned: &mut Interned) -> Option<Arc<Process>> {
+        let mut part = self.process.take()?;
+        if let Some(user) = self.user.take() {
+            part.uid = user.id.as_ref().and_then(Number::value).and_then(|id| u32::try_from(id).ok());
+            part.user = user.name;
+        }
+        part.container = self.container.take();
+        part.package = self.package.take();
+        if let Some(own) = self.pktscope.as_mut() {
+            part.cgroup_path = own.cgroup.as_mut().and_then(|cgroup| cgroup.path.take());
+            part.extra = own.process.take();
+        }
+        Some(interned.process(&part))
+    }
+}
+
+fn boot(nanoseconds: i64) -> BootTime {
+    BootTime(u64::try_from(nanoseconds).unwrap_or(0))
+}
+
+fn last_seen(started_at: BootTime, end: BootTime, at: BootTime, reason: Option<EndReason>) -> BootTime {
+    if reason == Some(EndReason::IdleTimeout) && end == at {
+        let idle = u64::try_from(SHORTEST_IDLE_TIMEOUT.as_nanos()).unwrap_or(u64::MAX);
+        return BootTime(end.0.saturating_sub(idle)).max(started_at);
+    }
+    end
+}
+
+fn transport_number(name: &str) -> Option<u8> {
+    (0..=u8::MAX).find(|&number| Transport(number).name() == Some(name))
+}
+
+impl Number<'_> {
+    fn value(&self) -> Option<u64> {
+        match self {
+            Self::Plain(value) => Some(*value),
+            Self::Quoted(text) => text.parse().ok(),
+        }
+    }
+}
+
+impl SidePart<'_> {
+    fn endpoint(&self) -> Option<Endpoint> {
+        let addr: IpAddr = self.ip.as_deref()?.parse().ok()?;
+        Some(Endpoint { addr: addr.to_canonical(), port: self.port })
+    }
+
+    fn volume(&self, payload_bytes: u64) -> Volume {
+        Volume { ip_bytes: self.bytes, packets: self.packets, payload_bytes }
+    }
+
+    fn named(&self, own: &OwnPart<'_>, learned_at: BootTime, interned: &mut Interned) -> Option<Domain> {
+        let name = self.domain.as_deref()?;
+        let source = own.domain_source.as_deref().and_then(DomainSource::from_word).unwrap_or(DomainSource::DnsAnswer);
+        let registrable = interned.name(registrable(name));
+        let candidates = own.domain_candidates.unwrap_or(1);
+        Some(Domain { name: interned.name(name), registrable, source, learned_at, disagreeing: None, candidates })
+    }
+
+    fn geo(&self, interned: &mut Interned) -> Geo {
+        let country = self.geo.as_ref().and_then(|geo| geo.country_iso_code.as_deref());
+        let organization = self.autonomous.as_ref().and_then(|part| part.organization.as_ref()?.name.as_deref());
+        Geo {
+            country: country.and_then(|code| code.as_bytes().try_into().ok()),
+            as_number: self.autonomous.as_ref().and_then(|part| part.number),
+            as_organization: organization.map(|name| interned.name(name)),
+        }
+    }
+}
+
+impl OwnPart<'_> {
+    fn tcp(&self, interned: &mut Interned) -> Option<TcpSummary> {
+        if self.history.is_none() && self.conn_state.is_none() {
+            return None;
+        }
+        Some(TcpSummary {
+            history: interned.name(self.history.as_deref().unwrap_or("")),
+            conn_state: self.conn_state.as_deref().and_then(ConnState::from_word).unwrap_or(ConnState::OTH),
+            retransmitted: [0; 2],
+            out_of_order: [0; 2],
+            gap_bytes: [0; 2],
+            handshake_rtt: None,
+        })
+    }
+}
+
+impl TlsPart<'_> {
+    fn hello(&self) -> Option<Arc<ClientHello>> {
+        let client = self.client.as_ref()?;
+        Some(Arc::new(ClientHello {
+            server_name: client.server_name.as_deref().map(Into::into),
+            ja4: client.ja4.as_deref().unwrap_or("").into(),
+            ..ClientHello::default()
+        }))
+    }
+}
+
+impl AnswerPart<'_> {
+    fn answer(&self) -> Option<DnsAnswer> {
+        let record_type = record_type_number(self.kind.as_deref()?)?;
+        let data = self.data.as_deref().unwrap_or("");
+        let name: Arc<str> = self.name.as_deref().unwrap_or("").into();
+        Some(match (record_type, data.parse::<IpAddr>()) {
+            (1 | 28, Ok(addr)) => DnsAnswer::Address { name, addr, ttl: self.ttl },
+            (5, _) => DnsAnswer::Alias { name, target: data.into(), ttl: self.ttl },
+            _ => {
+                let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                DnsAnswer::Other { record_type, data_bytes: self.bytes.unwrap_or(length) }
+            }
+        })
+    }
+}
+
+/// Fixed seeds: the digest only finds candidates, which are then compared.
+const DIGEST: ahash::RandomState = ahash::RandomState::with_seeds(1, 2, 3, 4);
+
+impl ProcessPart<'_> {
+    /// A number that lines about the same process share.
+    pub(super) fn digest(&self) -> u64 {
+        let hash = self.hash.as_ref().and_then(|hash| hash.sha256.as_deref());
+        DIGEST.hash_one((self.pid, self.entity_id.as_deref(), self.executable.as_deref(), hash))
+    }
+
+    /// Whether a process built earlier says the same as this line.
+    pub(super) fn describes(&self, process: &Process) -> bool {
+        let is_same = |part: &Text<'_>, value: &str| part.as_deref().unwrap_or("") == value;
+        is_same(&self.executable, &process.executable)
+            && process.key == self.key()
+            && self.has_hash(&process.hash)
+            && is_same(&self.entity_id, &process.entity_id)
+            && is_same(&self.command_line, &process.command_line)
+            && self.package.is_some() == process.package.is_some()
+            && self.script().is_some() == process.script.is_some()
+    }
+
+    fn script(&self) -> Option<&ScriptPart<'_>> {
+        self.extra.as_ref()?.script.as_ref()
+    }
+
+    fn hash_error(&self) -> &str {
+        self.extra.as_ref().and_then(|extra| extra.hash_error.as_deref()).unwrap_or(NO_HASH)
+    }
+
+    fn key(&self) -> ProcessKey {
+        let exact = self.extra.as_ref().and_then(|extra| extra.started_at).map(BootTime);
+        let started_at = exact.or_else(|| self.start.as_deref().and_then(nanoseconds).map(boot)).unwrap_or_default();
+        ProcessKey { pid: self.pid, started_at }
+    }
+
+    fn has_hash(&self, hash: &ImageHash) -> bool {
+        match (self.hash.as_ref().and_then(|hash| hash.sha256.as_deref()), hash) {
+            (Some(own), ImageHash::Sha256(known)) => own == &**known,
+            (None, ImageHash::Unreadable(reason)) => &**reason == self.hash_error(),
+            _ => false,
+        }
+    }
+
+    fn image_hash(&self) -> ImageHash {
+        match self.hash.as_ref().and_then(|hash| hash.sha256.as_deref()) {
+            Some(sha256) => ImageHash::Sha256(sha256.into()),
+            None => ImageHash::Unreadable(self.hash_error().into()),
+        }
+    }
+
+    pub(super) fn build(&self) -> Process {
+        let shared = |text: &Text<'_>| text.as_deref().map(Arc::<str>::from);
+        let image = self.container.as_ref().and_then(|container| shared(&container.image.as_ref()?.name));
+        Process {
+            key: self.key(),
+            entity_id: shared(&self.entity_id).unwrap_or_default(),
+            comm: shared(&self.name).unwrap_or_default(),
+            executable: shared(&self.executable).unwrap_or_default(),
+            hash: self.image_hash(),
+            package: self
+                .package
+                .as_ref()
+                .and_then(|package| package.package(self.extra.as_ref().and_then(|extra| extra.package_is_unmodified))),
+            script: self.script().and_then(ScriptPart::script),
+            command_line: shared(&self.command_line).unwrap_or_default(),
+            uid: self.uid,
+            user: shared(&self.user),
+            parent_executable: self.parent.as_ref().and_then(|parent| shared(&parent.executable)),
+            container_id: self.container.as_ref().and_then(|container| shared(&container.id)),
+            container_image: image,
+            cgroup_path: shared(&self.cgroup_path),
+            ..Process::default()
+        }
+    }
+}
+
+impl PackagePart<'_> {
+    fn package(&self, is_unmodified: Option<bool>) -> Option<Arc<Package>> {
+        let manager = match self.manager.as_deref()? {
+            "dpkg" => "dpkg",
+            "rpm" => "rpm",
+            "apk" => "apk",
+            _ => return None,
+        };
+        Some(Arc::new(Package {
+            manager,
+            name: self.name.as_deref()?.into(),
+            version: self.version.as_deref().unwrap_or("").into(),
+            is_unmodified,
+        }))
+    }
+}
+
+impl ScriptPart<'_> {
+    fn script(&self) -> Option<Arc<Script>> {
+        let hash = match (&self.sha256, &self.hash_error) {
+            (Some(sha256), _) => ImageHash::Sha256(sha256.as_ref().into()),
+            (None, Some(reason)) => ImageHash::Unreadable(reason.as_ref().into()),
+            (None, None) => ImageHash::Pending,
+        };
+        Some(Arc::new(Script { path: self.path.as_deref()?.into(), hash }))
+    }
+}
