@@ -13,4 +13,4 @@ mod step;
 
 pub use catalog::Kernel;
 pub use run::{KernelArguments, run};
-pub use step::steps;
+pub use step::{DEFAULT_TESTS, steps};

@@ -13,13 +13,16 @@ use crate::{ci, e2e, toolchain};
 pub struct KernelArguments {
     /// The series to boot, such as 5.10 or newest; all where none is named
     series: Vec<String>,
+    /// Filters and options of the test program in each guest
+    #[arg(last = true, default_value = step::DEFAULT_TESTS)]
+    test_arguments: Vec<String>,
 }
 
 /// Boots the kernels and prints what came of each.
 pub fn run(arguments: &KernelArguments) -> Result<ExitCode> {
     let kernels = chosen(&arguments.series)?;
     let programs = e2e::build(&toolchain::ensure()?)?;
-    Ok(ci::conclude(&step::steps(&kernels, &programs)))
+    Ok(ci::conclude(&step::steps(&kernels, &programs, &arguments.test_arguments)))
 }
 
 fn chosen(series: &[String]) -> Result<Vec<Kernel>> {

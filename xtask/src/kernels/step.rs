@@ -21,19 +21,26 @@ use crate::{
     e2e, workspace,
 };
 
+/// The tests that every kernel runs, as an argument of the test program: the whole path, end to end.
+pub const DEFAULT_TESTS: &str = "spine";
+
 /// The guest's command. What it prints after `guest:` is read below.
-const COMMAND: &str = "\
-export PKTSCOPE_BIN=/test/pktscope RUST_BACKTRACE=1
-uname -r
-/test/pktscope doctor
-echo \"guest: doctor $?\"
-/test/deps/e2e spine --test-threads 1
-echo \"guest: e2e $?\"
-";
+fn guest_command(filters: &[String]) -> String {
+    let filters: Vec<String> = filters.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
+    format!(
+        "export PKTSCOPE_BIN=/test/pktscope RUST_BACKTRACE=1\n\
+         uname -r\n\
+         /test/pktscope doctor\n\
+         echo \"guest: doctor $?\"\n\
+         /test/deps/e2e --test-threads 1 {}\n\
+         echo \"guest: e2e $?\"\n",
+        filters.join(" ")
+    )
+}
 
 /// Boots each kernel, some at a time, with the agent and its tests inside; what cannot be had is skipped aloud.
-pub fn steps(kernels: &[Kernel], tests: &e2e::Programs) -> Vec<Outcome> {
-    match Equipment::prepare(tests) {
+pub fn steps(kernels: &[Kernel], tests: &e2e::Programs, filters: &[String]) -> Vec<Outcome> {
+    match Equipment::prepare(tests, filters) {
         Ok(equipment) => boot_all(kernels, &equipment),
         Err(reason) => kernels.iter().map(|kernel| skipped(*kernel, &reason)).collect(),
     }
@@ -55,14 +62,14 @@ struct Equipment {
 
 impl Equipment {
     /// Gets the emulator, and packs what every guest has.
-    fn prepare(tests: &e2e::Programs) -> Result<Self> {
+    fn prepare(tests: &e2e::Programs, filters: &[String]) -> Result<Self> {
         if !cfg!(target_arch = "x86_64") {
             bail!("only x86-64 kernels are booted");
         }
         let emulator = Emulator::obtain()?;
         let guests = workspace::target().join("kernels/guests");
         let root = Initramfs::new(guests.join("root"), &emulator.busybox)?;
-        root.write("command", COMMAND)?;
+        root.write("command", &guest_command(filters))?;
         root.add_program(&tests.agent, Path::new("test/pktscope"))?;
         root.add_program(&tests.e2e, Path::new("test/deps/e2e"))?;
         for program in &tests.beside {
@@ -148,6 +155,12 @@ mod tests {
         let outcome = judge(Kernel::extremes()[0], "5.10.0", &report);
         assert_eq!(outcome.verdict == Verdict::Passed, is_passed, "{outcome:?}");
         assert_eq!((outcome.counts.passed, outcome.counts.failed), (passed, failed));
+    }
+
+    #[test]
+    fn filters_reach_the_tests_as_they_are() {
+        let command = guest_command(&["a b".into(), "it's".into()]);
+        assert!(command.contains("--test-threads 1 'a b' 'it'\\''s'\n"), "{command}");
     }
 
     #[test]
