@@ -2,6 +2,7 @@
 //!
 //! Arguments in, commands of cargo and the system out. Whatever needs root is announced, then done through `sudo`.
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod clock;
@@ -40,6 +41,8 @@ enum Task {
     Ci,
     /// Run the end-to-end tests as root, in network namespaces of their own
     E2e(e2e::E2eArguments),
+    /// Measure what the agent costs, each figure against a reference in the same run
+    Bench(bench::BenchArguments),
     /// Boot other kernels with the agent and its end-to-end tests inside
     Kernels(kernels::KernelArguments),
     /// Check the source against the project's rules
@@ -65,6 +68,7 @@ fn take(task: Task) -> Result<ExitCode> {
         Task::Test(arguments) => return ci::test(&arguments),
         Task::Ci => return ci::test(&ci::TestArguments::default()),
         Task::E2e(arguments) => e2e::run(&arguments)?,
+        Task::Bench(arguments) => bench::run(&arguments)?,
         Task::Kernels(arguments) => return kernels::run(&arguments),
         Task::Tidy => tidy::run()?,
         Task::Toolchain => toolchain::show()?,

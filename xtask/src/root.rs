@@ -59,7 +59,8 @@ impl Root {
     }
 }
 
-fn is_root() -> bool {
+/// Whether this process is root.
+pub fn is_root() -> bool {
     // SAFETY: geteuid takes nothing and cannot fail.
     unsafe { libc::geteuid() == 0 }
 }

@@ -1,0 +1,104 @@
+//! The agent under measurement.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::cpu;
+use crate::{clock::Stopwatch, workspace};
+
+/// Loading the programs takes a second or two.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at a fact.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A running agent; stopped when dropped.
+pub struct Agent {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Agent {
+    /// Starts it on a state folder of its own and waits until every hook is attached.
+    pub fn start(program: &Path, arguments: &[OsString]) -> Result<Self> {
+        let folder = workspace::target().join(format!("bench/{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
+        let log = fs::File::create(folder.join("log")).context("failed to create the agent's log")?;
+        let mut command = Command::new(program);
+        command.arg("run").arg("--state-dir").arg(&folder).arg("--runtime-dir").arg(&folder);
+        command.arg("--ready-file").arg(folder.join("ready")).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().with_context(|| format!("failed to start {}", program.display()))?;
+        let mut agent = Self { child, folder };
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let watch = Stopwatch::start();
+        while !self.folder.join("ready").exists() {
+            if let Some(status) = self.child.try_wait().context("failed to ask after the agent")? {
+                bail!("the agent ended at once with {status}: {}", self.log());
+            }
+            if READY_LIMIT < watch.elapsed() {
+                bail!("the agent is not ready after {} s: {}", READY_LIMIT.as_secs(), self.log());
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// CPU time it has used.
+    pub fn cpu(&self) -> Duration {
+        cpu::process_time(self.pid())
+    }
+
+    /// Resident memory now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        parse_resident(&status).unwrap_or(0)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // SAFETY: kill takes no pointers; the child has not been waited for.
+        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn parse_resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_read_in_bytes() {
+        assert_eq!(parse_resident("VmPeak:\t  9 kB\nVmRSS:\t   40960 kB\n"), Some(40 * 1024 * 1024));
+        assert_eq!(parse_resident(""), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! Arguments of `cargo xtask bench`, and getting root for it.
+
+use std::{env, os::unix::process::CommandExt, path::PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use super::{flows, idle, kernel, overhead};
+use crate::{
+    build_ebpf::{self, Profile},
+    command,
+    root::{self, Root},
+};
+
+/// The variable that hands the built agent to the same command run as root.
+const AGENT: &str = "PKTSCOPE_BIN";
+
+/// Arguments of `bench`.
+#[derive(Args)]
+pub struct BenchArguments {
+    #[command(subcommand)]
+    figure: Figure,
+}
+
+#[derive(Subcommand)]
+enum Figure {
+    /// Nanoseconds a run, instructions and load time of each kernel program, against an empty one
+    Kernel(kernel::KernelArguments),
+    /// Whole-machine CPU for the same work: nothing, an empty pair of programs, the agent
+    Overhead(overhead::OverheadArguments),
+    /// CPU and memory of the agent with nothing to do, and with many open flows
+    Idle(idle::IdleArguments),
+    /// Hold connections open until standard input closes; a part of `idle`
+    #[command(hide = true)]
+    HoldFlows(flows::HoldArguments),
+}
+
+/// Builds the agent for speed, becomes root, measures.
+pub fn run(arguments: &BenchArguments) -> Result<()> {
+    if let Figure::HoldFlows(arguments) = &arguments.figure {
+        return flows::hold(arguments);
+    }
+    let agent = match env::var_os(AGENT) {
+        Some(path) => PathBuf::from(path),
+        None => build_ebpf::agent(Profile::Release)?,
+    };
+    if !root::is_root() {
+        return become_root(&agent);
+    }
+    match &arguments.figure {
+        Figure::Kernel(arguments) => kernel::measure(&agent, arguments),
+        Figure::Overhead(arguments) => overhead::measure(&agent, arguments),
+        Figure::Idle(arguments) => idle::measure(&agent, arguments),
+        Figure::HoldFlows(_) => Ok(()),
+    }
+}
+
+/// Runs this very command again as root; gives back only an error.
+fn become_root(agent: &std::path::Path) -> Result<()> {
+    let root = Root::acquire("load kernel programs and make network namespaces")?;
+    let own = env::current_exe().context("failed to find this program")?;
+    let mut again = root.command(own, &[(AGENT, agent.display().to_string())]);
+    again.args(env::args_os().skip(1));
+    command::say(&command::shown(&again));
+    Err(again.exec()).context("failed to start this program as root")
+}
