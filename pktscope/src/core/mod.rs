@@ -3,6 +3,7 @@
 //! No I/O, no clock, no tokio, no serde, no unsafe: time is an argument, a look-up is an [`effect::Effect`] whose
 //! answer comes back as an [`event::Event`]. The same inputs at the same times give the same effects.
 
+pub mod address;
 pub mod alert;
 pub mod attribute;
 pub mod baseline;

@@ -6,6 +6,7 @@
 mod container;
 mod enricher;
 mod file;
+pub mod geoip;
 mod hash;
 mod image;
 pub mod procfs;
