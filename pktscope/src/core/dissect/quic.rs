@@ -244,8 +244,9 @@ fn expand<const LEN: usize>(secret: &Hkdf<Sha256>, label: &str) -> Option<[u8; L
     Some(out)
 }
 
-/// The frames that an Initial packet may have (RFC 9000, 17.2.2); anything else ends the walk.
-fn join_crypto_frames(payload: &[u8], crypto: &mut Joiner) {
+/// Joins the CRYPTO frames of an opened Initial packet; a frame that such a packet may not have (RFC 9000, 17.2.2) ends
+/// the walk.
+pub fn join_crypto_frames(payload: &[u8], crypto: &mut Joiner) {
     let mut reader = Reader::new(payload);
     while let Some(()) = read_frame(&mut reader, crypto) {}
 }
