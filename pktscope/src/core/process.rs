@@ -105,16 +105,16 @@ impl ImageHash {
     }
 }
 
-/// The package that owns an executable.
+/// The package that owns an executable, or the layer of a container image that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Package {
-    /// Package manager: `dpkg`, `rpm` or `apk`.
+    /// Package manager: `dpkg`, `rpm` or `apk`; `image` for a container image.
     pub manager: &'static str,
-    /// Package name.
+    /// Package name; of an image, its name where it is known, else `container image`.
     pub name: Arc<str>,
-    /// Installed version.
+    /// Installed version; of an image, the layer's folder.
     pub version: Arc<str>,
-    /// Whether the file still has the package's checksum; `None` where the package records none.
+    /// Whether the file still has the package's checksum, or still is the image's; `None` where the package records none.
     pub is_unmodified: Option<bool>,
 }
 

@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
 };
@@ -20,9 +20,11 @@ use tokio::sync::mpsc;
 
 use super::{
     container::{Cgroup, Cgroups},
-    file::OpenFile,
+    container_image::ContainerImages,
+    file::{OpenFile, open_folder},
     hash::Hasher,
     image::{self, Found, Surroundings},
+    package::{Layer, Packages, find_layer},
     procfs::{Proc, ProcessFolder},
     script::{self, FoundScript},
     user::Users,
@@ -30,7 +32,7 @@ use super::{
 use crate::core::{
     effect::{LookupDepth, ProcessLookup},
     event::ProcessFacts,
-    process::{FileId, ImageHash, ProcessKey, Script},
+    process::{FileId, ImageHash, Package, Script},
 };
 
 /// Paths that are remembered by file, so that a process that ended at once is named by what ran before it.
@@ -84,8 +86,10 @@ impl Enricher {
         let (questions, asked) = sync_channel(settings.questions);
         let (files, waiting) = sync_channel(settings.files);
         let (answers, answered) = mpsc::channel(settings.answers);
-        let looker = Looker::new(image::open_host_root()?, files, answers.clone(), counters.clone());
-        let reader = FileReader { hasher: Hasher::default(), answers, counters: counters.clone() };
+        let root = image::host_root();
+        let packages = Packages::new(root)?;
+        let looker = Looker::new(open_folder(root)?, files, answers.clone(), counters.clone());
+        let reader = FileReader { hasher: Hasher::default(), packages, answers, counters: counters.clone() };
         thread::Builder::new().name("enrich-process".into()).spawn(move || looker.run(&asked))?;
         thread::Builder::new().name("enrich-file".into()).spawn(move || reader.run(&waiting))?;
         Ok((Self { questions, counters }, answered))
@@ -108,10 +112,12 @@ impl Enricher {
 
 /// Files of one process that are to be read whole.
 struct FileTask {
-    key: ProcessKey,
-    image: u32,
+    /// What is known already; of it only key, image and what is missing count.
+    facts: ProcessFacts,
     executable: Option<OpenFile>,
     script: Option<FoundScript>,
+    /// The container image's layer that has the executable.
+    layer: Option<Layer>,
 }
 
 /// Answers what can be answered without reading whole files.
@@ -120,6 +126,7 @@ struct Looker {
     host_root: OwnedFd,
     paths: LruCache<FileId, Arc<str>>,
     cgroups: Cgroups,
+    images: ContainerImages,
     users: Users,
     files: SyncSender<FileTask>,
     answers: mpsc::Sender<ProcessFacts>,
@@ -138,6 +145,7 @@ impl Looker {
             host_root,
             paths: LruCache::new(MAX_PATHS),
             cgroups: Cgroups::default(),
+            images: ContainerImages::new(image::host_root()),
             users: Users::default(),
             files,
             answers,
@@ -158,20 +166,15 @@ impl Looker {
     }
 
     fn read(&mut self, task: FileTask) {
-        if let Err(refused) = self.files.try_send(task) {
-            self.counters.files_dropped.fetch_add(1, Ordering::Relaxed);
-            let task = match refused {
-                std::sync::mpsc::TrySendError::Full(task) | std::sync::mpsc::TrySendError::Disconnected(task) => task,
-            };
-            let hash = Some(ImageHash::Unreadable("too many files were waiting to be read".into()));
-            // A receiver that is gone needs no answer.
-            let _ = self.answers.blocking_send(ProcessFacts {
-                key: task.key,
-                image: task.image,
-                hash,
-                ..ProcessFacts::default()
-            });
-        }
+        let (TrySendError::Full(task) | TrySendError::Disconnected(task)) = match self.files.try_send(task) {
+            Ok(()) => return,
+            Err(refused) => refused,
+        };
+        self.counters.files_dropped.fetch_add(1, Ordering::Relaxed);
+        let hash = Some(ImageHash::Unreadable("too many files were waiting to be read".into()));
+        let facts = ProcessFacts { key: task.facts.key, image: task.facts.image, hash, ..ProcessFacts::default() };
+        // A receiver that is gone needs no answer.
+        let _ = self.answers.blocking_send(facts);
     }
 
     fn answer(&mut self, question: &ProcessLookup) -> (ProcessFacts, Option<FileTask>) {
@@ -188,25 +191,34 @@ impl Looker {
         let arguments = arguments(question, around.own);
         let executable = found.path.as_deref().unwrap_or(&question.filename);
         let script = script::find(executable, &question.filename, &arguments, &around);
-        let cgroup = self.cgroup(question.cgroup_id, own.as_ref());
-        let uid = question.uid.or_else(|| own.as_ref()?.uid());
+        let layer = layer(&found, around.own.or(around.parent));
         let facts = ProcessFacts {
             key: question.key,
             image: question.image,
-            comm: own.as_ref().map(ProcessFolder::comm),
-            parent: question.parent.or_else(|| Some(self.proc.open_pid(own.as_ref()?.parent_pid())?.key)),
-            uid,
-            executable: found.path.clone(),
+            executable: found.path,
             file: found.file.as_ref().map(|file| file.stamp.id),
             command_line: command_line(&arguments),
             script: script.as_ref().map(|script| Arc::new(script.facts())),
+            missing: found.missing.as_deref().map(Arc::from),
+            ..self.surroundings(question, own.as_ref())
+        };
+        (facts.clone(), Some(FileTask { facts, executable: found.file, script, layer }))
+    }
+
+    /// Facts that do not depend on the image.
+    fn surroundings(&mut self, question: &ProcessLookup, own: Option<&ProcessFolder>) -> ProcessFacts {
+        let cgroup = self.cgroup(question.cgroup_id, own);
+        let uid = question.uid.or_else(|| own?.uid());
+        ProcessFacts {
+            comm: own.map(ProcessFolder::comm),
+            parent: question.parent.or_else(|| Some(self.proc.open_pid(own?.parent_pid())?.key)),
+            uid,
             user: uid.and_then(|uid| self.users.name(uid)),
+            container_image: cgroup.container_id.as_ref().and_then(|id| self.images.name(id)),
             container_id: cgroup.container_id,
             cgroup_path: cgroup.path,
-            missing: found.missing.as_deref().map(Arc::from),
             ..ProcessFacts::default()
-        };
-        (facts, Some(task(question, found, script)))
+        }
     }
 
     fn cgroup(&mut self, id: u64, own: Option<&ProcessFolder>) -> Cgroup {
@@ -221,8 +233,10 @@ impl Looker {
     }
 }
 
-fn task(question: &ProcessLookup, found: Found, script: Option<FoundScript>) -> FileTask {
-    FileTask { key: question.key, image: question.image, executable: found.file, script }
+/// The layer that a container's file comes from, by its own mounts or by those of its parent.
+fn layer(found: &Found, process: Option<&ProcessFolder>) -> Option<Layer> {
+    let file = found.file.as_ref().filter(|file| !file.is_deleted && file.is_on_overlay())?;
+    find_layer(&process?.mounts().ok()?, image::host_root(), &file.path)
 }
 
 fn kernel_thread(question: &ProcessLookup, own: Option<&ProcessFolder>) -> ProcessFacts {
@@ -262,6 +276,7 @@ impl FoundScript {
 /// Reads whole files.
 struct FileReader {
     hasher: Hasher,
+    packages: Packages,
     answers: mpsc::Sender<ProcessFacts>,
     counters: Arc<EnrichCounters>,
 }
@@ -281,11 +296,24 @@ impl FileReader {
             Some(file) => self.hash(file),
             None => ImageHash::Unreadable("the file that ran could not be found again".into()),
         };
+        let package = self.package(&task);
         let script = task.script.map(|script| {
             let hash = script.file.as_ref().map(|file| self.hash(file));
             Arc::new(Script { path: script.path, hash: hash.unwrap_or(script.hash) })
         });
-        ProcessFacts { key: task.key, image: task.image, hash: Some(hash), script, ..ProcessFacts::default() }
+        let (package, failure) = match package {
+            Ok(package) => (package, None),
+            Err(failure) => (None, Some(format!("package: {failure}"))),
+        };
+        ProcessFacts {
+            key: task.facts.key,
+            image: task.facts.image,
+            hash: Some(hash),
+            package,
+            script,
+            missing: failure.map(|failure| joined(task.facts.missing.as_deref(), &failure)),
+            ..ProcessFacts::default()
+        }
     }
 
     fn hash(&mut self, file: &OpenFile) -> ImageHash {
@@ -295,6 +323,27 @@ impl FileReader {
         self.counters.files_read.fetch_add(1, Ordering::Relaxed);
         self.hasher.hash(file)
     }
+
+    /// The host's package, else the layer of the container's image.
+    fn package(&mut self, task: &FileTask) -> Result<Option<Arc<Package>>, String> {
+        let Some(file) = &task.executable else { return Ok(None) };
+        let package = self.packages.find(file, &mut self.hasher)?;
+        let image = task.facts.container_image.as_ref();
+        Ok(package.or_else(|| task.layer.as_ref().map(|layer| Arc::new(of_image(layer, image)))))
+    }
+}
+
+fn of_image(layer: &Layer, image: Option<&Arc<str>>) -> Package {
+    Package {
+        manager: "image",
+        name: image.cloned().unwrap_or_else(|| "container image".into()),
+        version: layer.name.as_str().into(),
+        is_unmodified: Some(layer.is_of_image),
+    }
+}
+
+fn joined(first: Option<&str>, second: &str) -> Arc<str> {
+    first.map_or_else(|| second.into(), |first| format!("{first}; {second}").into())
 }
 
 #[cfg(test)]
@@ -312,7 +361,7 @@ mod tests {
     use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
-    use crate::core::time::BootTime;
+    use crate::core::{process::ProcessKey, time::BootTime};
 
     /// A program that waits until its input ends.
     const WAITS: &str = "/bin/cat";
@@ -506,6 +555,20 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(path_of(&bench.ask_quick(question)), first);
+    }
+
+    #[test]
+    fn an_installed_programs_package_is_named() {
+        let Ok(output) = Command::new("dpkg-query").args(["-W", "-f", "${Version}", "coreutils"]).output() else {
+            return;
+        };
+        let mut bench = Bench::new();
+        let process = Living::start(&mut Command::new(WAITS));
+        let (_, files) = bench.ask(ProcessLookup { key: process.key(), ..Default::default() });
+        let package = files.package.unwrap();
+        let version = String::from_utf8(output.stdout).unwrap();
+        assert_eq!((package.manager, &*package.name, &*package.version), ("dpkg", "coreutils", &*version));
+        assert_eq!(package.is_unmodified, Some(true));
     }
 
     #[test]

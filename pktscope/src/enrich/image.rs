@@ -148,6 +148,7 @@ fn interpreter_of(file: &OpenFile) -> Option<String> {
 }
 
 /// The host's root directory: that of init, which a container with the host's pid namespace sees too, else the agent's own.
-pub fn open_host_root() -> io::Result<OwnedFd> {
-    open_folder(Path::new("/proc/1/root")).or_else(|_| open_folder(Path::new("/")))
+pub fn host_root() -> &'static Path {
+    let init = Path::new("/proc/1/root");
+    if open_folder(init).is_ok() { init } else { Path::new("/") }
 }

@@ -4,11 +4,13 @@
 //! packet path, and every queue and cache here is bounded.
 
 mod container;
+mod container_image;
 mod enricher;
 mod file;
 pub mod geoip;
 mod hash;
 mod image;
+mod package;
 pub mod procfs;
 mod script;
 mod user;
