@@ -57,6 +57,8 @@ pub struct ProcessLookup {
     pub key: ProcessKey,
     /// Which of its images, counted from 0; handed back in the answer.
     pub image: u32,
+    /// When that image was run; 0 where not known.
+    pub image_at: BootTime,
     /// How much is asked.
     pub depth: LookupDepth,
     /// Absolute path of the image where an earlier answer gave it, else empty.

@@ -5,17 +5,16 @@
 
 use std::{
     io,
-    num::NonZeroUsize,
     os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
+    time::Duration,
 };
 
-use lru::LruCache;
 use tokio::sync::mpsc;
 
 use super::{
@@ -27,16 +26,20 @@ use super::{
     package::{Layer, Packages, find_layer},
     procfs::{Proc, ProcessFolder},
     script::{self, FoundScript},
+    seen::SeenFiles,
     user::Users,
 };
-use crate::core::{
-    effect::{LookupDepth, ProcessLookup},
-    event::ProcessFacts,
-    process::{FileId, ImageHash, Package, Script},
+use crate::{
+    clock,
+    core::{
+        effect::{LookupDepth, ProcessLookup},
+        event::ProcessFacts,
+        process::{ImageHash, Package, Script},
+    },
 };
 
-/// Paths that are remembered by file, so that a process that ended at once is named by what ran before it.
-const MAX_PATHS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+/// How often files that are held open are looked at while there are no questions.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// Bounds of an [`Enricher`].
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +127,7 @@ struct FileTask {
 struct Looker {
     proc: Proc,
     host_root: OwnedFd,
-    paths: LruCache<FileId, Arc<str>>,
+    seen: SeenFiles,
     cgroups: Cgroups,
     images: ContainerImages,
     users: Users,
@@ -143,7 +146,7 @@ impl Looker {
         Self {
             proc: Proc::new(),
             host_root,
-            paths: LruCache::new(MAX_PATHS),
+            seen: SeenFiles::default(),
             cgroups: Cgroups::default(),
             images: ContainerImages::new(image::host_root()),
             users: Users::default(),
@@ -154,7 +157,7 @@ impl Looker {
     }
 
     fn run(mut self, questions: &Receiver<ProcessLookup>) {
-        while let Ok(question) = questions.recv() {
+        while let Some(question) = self.next(questions) {
             let (facts, task) = self.answer(&question);
             if self.answers.blocking_send(facts).is_err() {
                 return;
@@ -163,6 +166,19 @@ impl Looker {
                 self.read(task);
             }
         }
+    }
+
+    /// The next question; `None` at the end.
+    fn next(&mut self, questions: &Receiver<ProcessLookup>) -> Option<ProcessLookup> {
+        while self.seen.is_holding() {
+            self.seen.release(clock::now().boot);
+            match questions.recv_timeout(HOUSEKEEPING) {
+                Ok(question) => return Some(question),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        questions.recv().ok()
     }
 
     fn read(&mut self, task: FileTask) {
@@ -187,7 +203,7 @@ impl Looker {
         }
         let parent = question.parent.and_then(|parent| self.proc.open(parent));
         let around = Surroundings { own: own.as_ref(), parent: parent.as_ref(), host_root: &self.host_root };
-        let found = image::find(question, &around, &mut self.paths);
+        let found = image::find(question, &around, &mut self.seen, clock::now());
         let arguments = arguments(question, around.own);
         let executable = found.path.as_deref().unwrap_or(&question.filename);
         let script = script::find(executable, &question.filename, &arguments, &around);
@@ -361,7 +377,10 @@ mod tests {
     use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
-    use crate::core::{process::ProcessKey, time::BootTime};
+    use crate::core::{
+        process::{FileId, ProcessKey},
+        time::BootTime,
+    };
 
     /// A program that waits until its input ends.
     const WAITS: &str = "/bin/cat";
@@ -410,7 +429,15 @@ mod tests {
             Proc::new().open_pid(self.0.id()).unwrap().key
         }
 
-        /// Once it has written a line, everything about it stands.
+        /// A copy of [`WAITS`], once it has given back what it was given: from then on everything about it stands.
+        fn waiting(command: &mut Command) -> Self {
+            let mut process = Self::start(command);
+            io::Write::write_all(process.0.stdin.as_mut().unwrap(), b"\n").unwrap();
+            process.wait_for_line();
+            process
+        }
+
+        /// Once it has written something, everything about it stands.
         fn wait_for_line(&mut self) {
             let mut byte = [0];
             io::Read::read_exact(self.0.stdout.as_mut().unwrap(), &mut byte).unwrap();
@@ -456,7 +483,7 @@ mod tests {
     fn a_living_process_is_described_whole() {
         let mut bench = Bench::new();
         let program = bench.copy(WAITS, "living");
-        let process = Living::start(Command::new(&program).args(["-u", "-"]));
+        let process = Living::waiting(Command::new(&program).args(["-u", "-"]));
         let (quick, files) = bench.ask(ProcessLookup { key: process.key(), image: 3, ..Default::default() });
         assert_eq!((quick.image, files.image), (3, 3));
         assert_eq!(path_of(&quick), program);
@@ -491,7 +518,7 @@ mod tests {
     fn a_relative_name_is_resolved_in_the_parents_directory_and_checked() {
         let mut bench = Bench::new();
         let program = bench.copy("/bin/true", "tool");
-        let parent = Living::start(Command::new(WAITS).current_dir(bench.folder.path()));
+        let parent = Living::waiting(Command::new(WAITS).current_dir(bench.folder.path()));
         let question = ProcessLookup {
             key: ended_key(),
             filename: "./tool".into(),
@@ -511,7 +538,7 @@ mod tests {
         let mut bench = Bench::new();
         let program = bench.copy(WAITS, "swapped");
         let (ran, expected) = (file_id(&program), sha256sum(&program));
-        let process = Living::start(&mut Command::new(&program));
+        let process = Living::waiting(&mut Command::new(&program));
         fs::rename(bench.copy("/bin/true", "new"), &program).unwrap();
         let question = ProcessLookup {
             key: process.key(),
@@ -526,9 +553,44 @@ mod tests {
 
         let key = process.key();
         drop(process);
-        let (quick, files) = bench.ask(ProcessLookup { key, ..question });
+        let question = ProcessLookup { key, ..question };
+        assert_eq!(bench.ask(question.clone()).1.hash, expected, "the file is still held");
+        let (quick, files) = Bench::new().ask(question);
         assert_eq!(quick.executable, None, "the file of that name is another one");
         assert!(matches!(files.hash, Some(ImageHash::Unreadable(_))), "{:?}", files.hash);
+    }
+
+    #[test]
+    fn a_program_that_deleted_itself_and_ended_is_hashed_from_the_first_look() {
+        let mut bench = Bench::new();
+        let program = bench.copy(WAITS, "short");
+        let expected = sha256sum(&program);
+        let process = Living::waiting(&mut Command::new(&program));
+        let question = ProcessLookup { key: process.key(), file: Some(file_id(&program)), ..Default::default() };
+        bench.ask_quick(question.clone());
+        fs::remove_file(&program).unwrap();
+        drop(process);
+        let (quick, files) = bench.ask(question);
+        assert_eq!(path_of(&quick), program);
+        assert_eq!(files.hash, expected);
+    }
+
+    #[test]
+    fn a_file_that_was_changed_after_it_ran_is_not_what_ran() {
+        let mut bench = Bench::new();
+        let program = bench.copy("/bin/true", "changed");
+        let filename: Arc<str> = program.to_str().unwrap().into();
+        let file = Some(file_id(&program));
+        let now = clock::now().boot;
+        let question = ProcessLookup { key: ended_key(), filename, file, image_at: now, ..Default::default() };
+        let (_, files) = bench.ask(question.clone());
+        assert_eq!(files.hash, sha256sum(&program));
+        let mut bench = Bench { folder: bench.folder, ..Bench::new() };
+        let later = ProcessLookup { image_at: BootTime(1), ..question };
+        let (quick, files) = bench.ask(later);
+        assert_eq!(path_of(&quick), program, "it still has its name");
+        assert!(quick.missing.unwrap().contains("changed after"));
+        assert!(matches!(files.hash, Some(ImageHash::Unreadable(_))));
     }
 
     #[test]
@@ -536,7 +598,7 @@ mod tests {
         let mut bench = Bench::new();
         let memory = memfd_create("payload", MemfdFlags::empty()).unwrap();
         io::copy(&mut fs::File::open(WAITS).unwrap(), &mut fs::File::from(memory.try_clone().unwrap())).unwrap();
-        let process = Living::start(&mut Command::new(format!("/proc/self/fd/{}", memory.as_raw_fd())));
+        let process = Living::waiting(&mut Command::new(format!("/proc/self/fd/{}", memory.as_raw_fd())));
         let (quick, files) = bench.ask(ProcessLookup { key: process.key(), ..Default::default() });
         assert_eq!(path_of(&quick), Path::new("/memfd:payload"));
         assert!(quick.missing.unwrap().contains("memfd"));
@@ -547,7 +609,7 @@ mod tests {
     fn a_program_that_ran_something_else_meanwhile_is_not_mistaken() {
         let mut bench = Bench::new();
         let first = bench.copy("/bin/true", "first");
-        let process = Living::start(&mut Command::new(WAITS));
+        let process = Living::waiting(&mut Command::new(WAITS));
         let question = ProcessLookup {
             key: process.key(),
             filename: first.to_str().unwrap().into(),
@@ -563,7 +625,7 @@ mod tests {
             return;
         };
         let mut bench = Bench::new();
-        let process = Living::start(&mut Command::new(WAITS));
+        let process = Living::waiting(&mut Command::new(WAITS));
         let (_, files) = bench.ask(ProcessLookup { key: process.key(), ..Default::default() });
         let package = files.package.unwrap();
         let version = String::from_utf8(output.stdout).unwrap();

@@ -87,6 +87,11 @@ impl OpenFile {
         Ok(Self { stamp: stamp_of(&stat), path: path.into(), is_deleted, place })
     }
 
+    /// Another opening of the same file.
+    pub fn open_again(&self) -> io::Result<Self> {
+        Self::from_place(self.place.try_clone()?)
+    }
+
     /// Opens it for reading.
     pub fn reader(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;

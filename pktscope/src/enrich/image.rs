@@ -10,13 +10,15 @@ use std::{
     sync::Arc,
 };
 
-use lru::LruCache;
-
 use super::{
     file::{Match, OpenFile, open_folder},
     procfs::ProcessFolder,
+    seen::SeenFiles,
 };
-use crate::core::{effect::ProcessLookup, process::FileId};
+use crate::core::{
+    effect::ProcessLookup,
+    time::{BootTime, Moment},
+};
 
 /// Where the kernel's names for files in memory start (mm/memfd.c).
 const MEMFD: &str = "/memfd:";
@@ -45,19 +47,15 @@ pub struct Found {
     pub missing: Option<String>,
 }
 
-/// Finds the image of a process.
-pub fn find(question: &ProcessLookup, around: &Surroundings<'_>, paths: &mut LruCache<FileId, Arc<str>>) -> Found {
-    let failure = match around.own.map(|own| living(question, own)) {
-        Some(Ok(found)) => return remember(found, paths),
-        Some(Err(failure)) => failure,
-        None => "the process ended before it could be looked at".to_owned(),
+/// Finds the image of a process; `now` is the moment of asking.
+pub fn find(question: &ProcessLookup, around: &Surroundings<'_>, seen: &mut SeenFiles, now: Moment) -> Found {
+    let found = match around.own.map(|own| living(question, own)) {
+        Some(Ok(found)) => found,
+        Some(Err(failure)) => ended(question, around, seen, &failure, now),
+        None => ended(question, around, seen, "the process ended before it could be looked at", now),
     };
-    remember(ended(question, around, paths, &failure), paths)
-}
-
-fn remember(found: Found, paths: &mut LruCache<FileId, Arc<str>>) -> Found {
-    if let (Some(file), Some(path)) = (&found.file, &found.path) {
-        paths.put(file.stamp.id, path.clone());
+    if let Some(file) = &found.file {
+        seen.remember(file, now.boot);
     }
     found
 }
@@ -85,13 +83,17 @@ fn describe_failure(error: &io::Error) -> String {
 fn ended(
     question: &ProcessLookup,
     around: &Surroundings<'_>,
-    paths: &mut LruCache<FileId, Arc<str>>,
+    seen: &mut SeenFiles,
     failure: &str,
+    now: Moment,
 ) -> Found {
+    if let Some(file) = question.file.and_then(|wanted| seen.open_again(wanted)) {
+        return unless_changed(file, question, now);
+    }
     let mut by_name = None;
-    for file in candidates(question, around, paths) {
+    for file in candidates(question, around, seen) {
         match question.file.map_or(Match::NotComparable, |wanted| file.compare(wanted)) {
-            Match::Same => return Found { path: Some(file.path.clone()), file: Some(file), missing: None },
+            Match::Same => return unless_changed(file, question, now),
             Match::NotComparable => by_name = by_name.or(Some(file)),
             Match::Different => {}
         }
@@ -106,13 +108,26 @@ fn ended(
     }
 }
 
+/// A file that was written after it ran still has its path, but what ran is gone.
+fn unless_changed(file: OpenFile, question: &ProcessLookup, now: Moment) -> Found {
+    let ran_at = i128::from(now.wall_at(question.image_at).0);
+    // Deleting a file counts as a change of it too, but not of its content.
+    let changed_at = if file.is_deleted { file.stamp.modified_at } else { file.stamp.changed_at };
+    let is_changed = question.image_at != BootTime(0) && ran_at < changed_at;
+    Found {
+        path: Some(file.path.clone()),
+        missing: is_changed.then(|| "executable: its file was changed after it ran".to_owned()),
+        file: (!is_changed).then_some(file),
+    }
+}
+
 /// Files that the known names lead to, best first.
 fn candidates<'a>(
     question: &'a ProcessLookup,
     around: &'a Surroundings<'_>,
-    paths: &mut LruCache<FileId, Arc<str>>,
+    seen: &mut SeenFiles,
 ) -> impl Iterator<Item = OpenFile> + 'a {
-    let known = question.file.and_then(|file| paths.get(&file).cloned());
+    let known = question.file.and_then(|file| seen.path(file));
     let interpreter = question.arguments.split('\0').next().unwrap_or("").into();
     let names = [known, Some(question.executable.clone()), Some(question.filename.clone()), Some(interpreter)];
     let files = names.into_iter().flatten().flat_map(|name| open_everywhere(&name, around));

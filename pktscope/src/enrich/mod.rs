@@ -13,6 +13,7 @@ mod image;
 mod package;
 pub mod procfs;
 mod script;
+mod seen;
 mod user;
 
 pub use enricher::{EnrichCounters, EnrichSettings, Enricher};

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::{
     Process, ProcessKey,
     image::{Context, Image},
+    strings::Strings,
 };
 use crate::core::{
     effect::{LookupDepth, ProcessLookup},
+    event::ProcessFacts,
     time::BootTime,
 };
 
@@ -16,9 +18,12 @@ const MAX_PREVIOUS: usize = 4;
 
 /// An image that an exec replaced.
 pub(super) struct Previous {
+    /// [`Entry::image_number`] of it.
+    pub number: u32,
     pub replaced_at: BootTime,
     pub comm: Arc<str>,
     pub image: Arc<Image>,
+    pub asked: Option<LookupDepth>,
     /// Made when first needed.
     pub process: Option<Arc<Process>>,
 }
@@ -92,12 +97,14 @@ impl Entry {
         let image = std::mem::replace(&mut self.image, Arc::new(image));
         let comm = std::mem::replace(&mut self.comm, comm);
         let process = self.process.take();
-        self.previous.push(Previous { replaced_at: at, comm, image, process });
+        let (number, asked) = (self.image_number, self.asked.take());
+        if image.number != 0 || process.is_some() {
+            self.previous.push(Previous { number, replaced_at: at, comm, image, asked, process });
+        }
         if self.previous.len() > MAX_PREVIOUS {
             self.previous.remove(0);
         }
         self.image_number = self.image_number.wrapping_add(1);
-        self.asked = None;
         self.is_answered = false;
     }
 
@@ -115,15 +122,36 @@ impl Entry {
         self.process.clone().unwrap_or_default()
     }
 
-    /// The process as it was at a time, where that is an earlier image that is still known.
-    pub(super) fn previous_at(&mut self, at: BootTime, boot_id: &str) -> Option<Arc<Process>> {
+    /// The process as it was at a time, where that is an earlier image that is still known; with the question to ask
+    /// about it where that is still to be asked.
+    pub(super) fn previous_at(&mut self, at: BootTime, boot_id: &str) -> Option<(Arc<Process>, Option<ProcessLookup>)> {
         let index = self.previous.iter().position(|previous| at < previous.replaced_at)?;
         let previous = &self.previous[index];
-        if previous.process.is_none() {
-            let process = Arc::new(self.build(&previous.comm, &previous.image, boot_id));
-            self.previous[index].process = Some(process);
-        }
-        self.previous[index].process.clone()
+        let is_to_ask = previous.asked < Some(LookupDepth::Full);
+        let question = is_to_ask.then(|| self.question_about(&previous.image, previous.number, LookupDepth::Full));
+        let process = match &previous.process {
+            Some(process) => process.clone(),
+            None => Arc::new(self.build(&previous.comm, &previous.image, boot_id)),
+        };
+        self.previous[index].asked = Some(LookupDepth::Full);
+        self.previous[index].process = Some(process.clone());
+        Some((process, question))
+    }
+
+    /// Takes an answer about an earlier image; `None` where that is forgotten, or nobody saw it.
+    pub(super) fn apply_to_previous(
+        &mut self,
+        facts: &ProcessFacts,
+        strings: &mut Strings,
+        boot_id: &str,
+    ) -> Option<Arc<Process>> {
+        let index = self.previous.iter().position(|previous| previous.number == facts.image)?;
+        let image = Arc::new(self.previous[index].image.updated(facts, strings));
+        let process = self.previous[index].process.is_some();
+        let process = process.then(|| Arc::new(self.build(&self.previous[index].comm, &image, boot_id)));
+        self.previous[index].image = image;
+        self.previous[index].process.clone_from(&process);
+        process
     }
 
     fn build(&self, comm: &Arc<str>, image: &Image, boot_id: &str) -> Process {
@@ -175,14 +203,19 @@ impl Entry {
 
     /// The question to ask about it.
     pub(super) fn question(&self, depth: LookupDepth) -> ProcessLookup {
+        self.question_about(&self.image, self.image_number, depth)
+    }
+
+    fn question_about(&self, image: &Image, number: u32, depth: LookupDepth) -> ProcessLookup {
         ProcessLookup {
             key: self.key,
-            image: self.image_number,
+            image: number,
+            image_at: image.at,
             depth,
-            executable: self.image.executable.clone().unwrap_or_default(),
-            filename: self.image.filename.clone(),
-            file: self.image.file,
-            arguments: self.image.arguments.clone(),
+            executable: image.executable.clone().unwrap_or_default(),
+            filename: image.filename.clone(),
+            file: image.file,
+            arguments: image.arguments.clone(),
             parent: self.parent,
             cgroup_id: self.cgroup_id.unwrap_or(0),
             uid: self.uid,

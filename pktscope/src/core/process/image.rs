@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use super::{FileId, ImageHash, Package, Script, strings::Strings};
-use crate::core::event::{Exec, ProcessFacts, Running};
+use crate::core::{
+    event::{Exec, ProcessFacts, Running},
+    time::BootTime,
+};
 
 /// An image in memory; a fork shares it, an exec brings a new one.
 #[derive(Clone, Default)]
 pub(super) struct Image {
     /// Tells images apart; 0 where the image is not known. Later facts about an image keep its number.
     pub number: u64,
+    /// When it was run; 0 where not known.
+    pub at: BootTime,
     /// The path given to `execve`.
     pub filename: Arc<str>,
     /// The image's absolute path, once an answer gave it.
@@ -48,6 +53,7 @@ impl Image {
     pub(super) fn of_exec(number: u64, exec: &Exec, executable: Option<Arc<str>>, strings: &mut Strings) -> Self {
         Self {
             number,
+            at: exec.at,
             filename: strings.share(&exec.filename),
             executable,
             file: Some(exec.file),
@@ -61,6 +67,7 @@ impl Image {
         let is_readable = !running.executable.is_empty();
         Self {
             number,
+            at: BootTime(0),
             filename: "".into(),
             executable: is_readable.then(|| strings.share(&running.executable)),
             file: running.file,

@@ -71,7 +71,7 @@ pub struct ProcessCounters {
     pub evicted_ended: u64,
     /// Live processes forgotten because the table was full.
     pub evicted_live: u64,
-    /// Answers about an image that was replaced meanwhile.
+    /// Answers about an image that was replaced meanwhile; they go to that image while it is kept.
     pub stale_answers: u64,
     /// Answers about a process that is forgotten.
     pub unknown_answers: u64,
@@ -190,15 +190,14 @@ impl ProcessTable {
         };
         if entry.image_number != facts.image {
             self.counters.stale_answers += 1;
-            return None;
+            return entry.apply_to_previous(facts, &mut self.strings, &self.boot_id);
         }
         entry.apply(facts, &mut self.strings);
-        let known = (entry.image.file, entry.image.filename.clone());
-        if let ((Some(file), filename), Some(path)) = (known, &facts.executable)
+        if let (Some(file), Some(path)) = (entry.image.file, &facts.executable)
             && facts.file == Some(file)
-            && !filename.is_empty()
+            && !entry.image.filename.is_empty()
         {
-            self.paths.put((file, filename), path.clone());
+            self.paths.put((file, entry.image.filename.clone()), path.clone());
         }
         self.show(key, now, effects)
     }
@@ -212,9 +211,10 @@ impl ProcessTable {
     /// As [`Self::lookup_or_request`], but the image that the process ran at `at`, where an exec replaced it since.
     pub fn lookup_at(&mut self, stamp: &Stamp, at: BootTime, now: BootTime, effects: &mut Vec<Effect>) -> Arc<Process> {
         let key = self.use_stamp(stamp, now, effects);
-        let boot_id = self.boot_id.clone();
-        let previous = self.entries.get_mut(&key).and_then(|entry| entry.previous_at(at, &boot_id));
-        previous.or_else(|| self.materialise(key)).unwrap_or_default()
+        let previous = self.entries.get_mut(&key).and_then(|entry| entry.previous_at(at, &self.boot_id));
+        let Some((process, question)) = previous else { return self.materialise(key).unwrap_or_default() };
+        effects.extend(question.map(|question| Effect::Lookup(Lookup::Process(question))));
+        process
     }
 
     /// The process of a key, where it is known.
@@ -719,6 +719,32 @@ mod tests {
         assert!(bench.answer(&facts(child, 1, "/bin/a")).is_none());
         assert_eq!(bench.table.counters().stale_answers, 1);
         assert_eq!(&*bench.table.get(child).unwrap().executable, "/bin/bb");
+    }
+
+    #[test]
+    fn an_answer_about_an_earlier_image_reaches_that_image() {
+        let child = key(11, 6);
+        let mut bench = Bench::new(ProcessLimits::default());
+        bench.exec(child, key(10, 5), "/bin/bash", &["bash"]);
+        bench.exec(child, key(10, 5), "/bin/nc", &["nc"]);
+        bench.effects.clear();
+        let owner = |bench: &mut Bench| {
+            bench.table.lookup_at(&stamp(child), child.started_at, bench.now, &mut bench.effects).executable.clone()
+        };
+        assert_eq!(&*owner(&mut bench), "/bin/bash");
+        let asked: Vec<u32> = bench
+            .effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Lookup(Lookup::Process(question)) => Some(question.image),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(asked, [2, 1], "both images are asked about");
+        let changed = bench.answer(&facts(child, 1, "/usr/bin/bash")).unwrap();
+        assert_eq!(&*changed.executable, "/usr/bin/bash");
+        assert_eq!(&*owner(&mut bench), "/usr/bin/bash");
+        assert_eq!(&*bench.table.get(child).unwrap().executable, "/bin/nc");
     }
 
     #[test]
