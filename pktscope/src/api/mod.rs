@@ -1,1 +1,22 @@
-//! The control socket of a running agent.
+//! The control socket of a running agent: one request a line, one answer a line, JSON.
+//!
+//! Only root and the agent's own user get an answer. A slow or silent client costs a thread of a bounded number, never
+//! the agent.
+
+mod client;
+mod error;
+mod protocol;
+mod server;
+mod status;
+
+pub use client::call;
+pub use error::ApiError;
+pub use protocol::{Mark, Request, Response, SOCKET_NAME};
+pub use server::{Handler, Server};
+pub use status::{
+    BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, SinkReport, StatusReport,
+    StoreReport,
+};
+
+#[cfg(test)]
+mod tests;
