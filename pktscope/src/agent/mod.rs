@@ -1,1 +1,16 @@
-//! The agent: tasks, channels, shutdown; wiring only.
+//! The agent: threads, channels, shutdown; wiring only.
+//!
+//! One thread, "core", owns the sensor and the pipeline and takes turns: read, step, hand out. Others write the store,
+//! look processes up, answer the control socket; the main thread waits for signals.
+
+mod command;
+mod notify;
+mod outputs;
+mod restore;
+mod run;
+mod schedule;
+mod settings;
+mod status;
+mod turn;
+
+pub use run::{Reload, RunError, RunOptions, run};

@@ -1,68 +1,65 @@
 //! Whose a socket's packets are.
 //!
-//! In: a [`SocketReport`] and the process table. Out: an [`Attribution`]. What no process sent is never given to one, and
+//! In: a socket's stamps and the process table. Out: an [`Attribution`]. What no process sent is never given to one, and
 //! what is ambiguous is said to be.
 
 use std::sync::Arc;
 
 use super::{
     effect::Effect,
-    event::{SocketReport, SocketScope},
-    flow::{Attribution, Method, Owner, UnknownReason},
+    flow::{Attribution, Method, Owner, SocketOwner, UnknownReason},
     process::{Process, ProcessTable},
     time::BootTime,
 };
 
 const SHARED: &str = "several processes hold the socket and none was seen sending";
 
-/// Whose the packets of a report are; asks about processes that are not known yet.
+/// Whose a socket's packets are, where its flow started at `started_at`; asks about processes that are not known yet.
 pub fn attribute(
-    report: &SocketReport,
+    socket: &SocketOwner,
+    started_at: BootTime,
     table: &mut ProcessTable,
     now: BootTime,
     effects: &mut Vec<Effect>,
 ) -> Attribution {
-    if report.scope == SocketScope::Kernel {
-        return Attribution::Kernel;
-    }
-    let Some(user) = report.user.or(report.creator) else {
-        return Attribution::Unknown(unknown_reason(report));
+    let Some(user) = socket.user.or(socket.creator) else {
+        return Attribution::Unknown(unknown_reason(socket));
     };
-    let process = match report.method {
+    let process = match socket.method {
         // It connected before the exec that may have come since.
-        Method::Connect => table.lookup_at(&user, report.started_at, now, effects),
+        Method::Connect => table.lookup_at(&user, started_at, now, effects),
         _ => table.lookup_or_request(&user, now, effects),
     };
     if table.is_kernel_thread(user.key) {
         return Attribution::Kernel;
     }
-    Attribution::Process(owner(report, process, table, now, effects))
+    Attribution::Process(owner(socket, process, table, now, effects))
 }
 
 fn owner(
-    report: &SocketReport,
+    socket: &SocketOwner,
     process: Arc<Process>,
     table: &mut ProcessTable,
     now: BootTime,
     effects: &mut Vec<Effect>,
 ) -> Owner {
-    let creator = report.creator.filter(|creator| !creator.key.is_same(process.key));
+    let creator = socket.creator.filter(|creator| !creator.key.is_same(process.key));
     if let Some(creator) = &creator {
         table.lookup_or_request(creator, now, effects);
     }
     Owner {
         process,
-        method: if report.user.is_some() { report.method } else { Method::SocketCreate },
+        method: if socket.user.is_some() { socket.method } else { Method::SocketCreate },
         creator: creator.map(|creator| creator.key),
-        ambiguity: report.is_shared.then(|| SHARED.into()),
+        ambiguity: socket.is_shared.then(|| SHARED.into()),
     }
 }
 
-fn unknown_reason(report: &SocketReport) -> UnknownReason {
-    match report.unknown {
+fn unknown_reason(socket: &SocketOwner) -> UnknownReason {
+    match socket.unknown {
         Some(reason) => reason,
-        None if report.is_shared => UnknownReason::Ambiguous,
-        None if report.method == Method::Snapshot => UnknownReason::SocketOlderThanAgent,
+        None if socket.is_shared => UnknownReason::Ambiguous,
+        None if socket.method == Method::Snapshot => UnknownReason::SocketOlderThanAgent,
         None => UnknownReason::RecordLost,
     }
 }
@@ -71,8 +68,7 @@ fn unknown_reason(report: &SocketReport) -> UnknownReason {
 mod tests {
     use super::*;
     use crate::core::{
-        event::{Opening, Running, Stamp},
-        flow::{Endpoint, Transport, Volume},
+        event::{Running, Stamp},
         process::{ProcessKey, ProcessLimits},
     };
 
@@ -81,39 +77,23 @@ mod tests {
         Stamp { key, uid: 0, cgroup_id: 1 }
     }
 
-    fn report() -> SocketReport {
-        let endpoint = Endpoint { addr: [127, 0, 0, 1].into(), port: 1 };
-        SocketReport {
+    fn owner() -> SocketOwner {
+        SocketOwner {
             cookie: 1,
-            netns: 1,
-            scope: SocketScope::Primary,
-            at: BootTime(2),
-            started_at: BootTime(1),
-            is_closed: true,
-            transport: Transport::TCP,
-            local: endpoint,
-            remote: endpoint,
-            icmp: None,
-            opening: Opening::Active,
-            interface: 0,
             user: Some(stamp(7)),
             creator: Some(stamp(7)),
             method: Method::Connect,
             unknown: None,
             is_shared: false,
-            sent: Volume::default(),
-            received: Volume::default(),
-            segment_header_bytes: [0; 2],
-            tcp: None,
         }
     }
 
     /// Process and creator by pid, ambiguity; or the words of another attribution.
-    fn check(report: &SocketReport, expected: &str) {
+    fn check(socket: &SocketOwner, expected: &str) {
         let mut table = ProcessTable::new("boot", ProcessLimits::default());
         let kthread = Running { key: stamp(2).key, is_kernel_thread: true, ..Default::default() };
         table.on_running(&kthread, BootTime(0), &mut Vec::new());
-        let shown = match attribute(report, &mut table, BootTime(3), &mut Vec::new()) {
+        let shown = match attribute(socket, BootTime(1), &mut table, BootTime(3), &mut Vec::new()) {
             Attribution::Process(owner) => {
                 let creator = owner.creator.map(|key| key.pid);
                 let ambiguity = owner.ambiguity.is_some();
@@ -126,30 +106,29 @@ mod tests {
 
     #[test]
     fn the_user_owns_and_a_different_creator_is_named() {
-        check(&report(), "7 by Connect, creator None, ambiguous false");
-        let passed = SocketReport { creator: Some(stamp(3)), method: Method::Sendmsg, ..report() };
+        check(&owner(), "7 by Connect, creator None, ambiguous false");
+        let passed = SocketOwner { creator: Some(stamp(3)), method: Method::Sendmsg, ..owner() };
         check(&passed, "7 by Sendmsg, creator Some(3), ambiguous false");
-        let made = SocketReport { user: None, creator: Some(stamp(3)), ..report() };
+        let made = SocketOwner { user: None, creator: Some(stamp(3)), ..owner() };
         check(&made, "3 by SocketCreate, creator None, ambiguous false");
     }
 
     #[test]
     fn a_shared_socket_is_said_to_be_ambiguous() {
-        let shared = SocketReport { is_shared: true, method: Method::Snapshot, ..report() };
+        let shared = SocketOwner { is_shared: true, method: Method::Snapshot, ..owner() };
         check(&shared, "7 by Snapshot, creator None, ambiguous true");
-        let nobody = SocketReport { user: None, creator: None, ..shared };
+        let nobody = SocketOwner { user: None, creator: None, ..shared };
         check(&nobody, "Unknown(Ambiguous)");
     }
 
     #[test]
     fn what_no_process_sent_is_given_to_none() {
-        check(&SocketReport { scope: SocketScope::Kernel, ..report() }, "Kernel");
-        check(&SocketReport { user: Some(stamp(2)), ..report() }, "Kernel");
-        let nobody = SocketReport { user: None, creator: None, ..report() };
+        check(&SocketOwner { user: Some(stamp(2)), ..owner() }, "Kernel");
+        let nobody = SocketOwner { user: None, creator: None, ..owner() };
         check(&nobody, "Unknown(RecordLost)");
-        let old = SocketReport { method: Method::Snapshot, ..nobody.clone() };
+        let old = SocketOwner { method: Method::Snapshot, ..nobody };
         check(&old, "Unknown(SocketOlderThanAgent)");
         let reason = Some(UnknownReason::NoSocket);
-        check(&SocketReport { unknown: reason, ..nobody }, "Unknown(NoSocket)");
+        check(&SocketOwner { unknown: reason, ..nobody }, "Unknown(NoSocket)");
     }
 }

@@ -1,1 +1,333 @@
-//! The core's one entry: an event and the time go in, effects come out.
+//! The core's one entry: an event and the time go in, effects come out. Read this first.
+//!
+//! ```text
+//! Exec, Fork, Exit, Running, Answer ──> processes ─┐
+//! Payload ──> dissector ──> Dns, ServerName ──> names ─┤
+//! Socket ──> socket tracker ──> changes ──> hold ──> complete ──> detection ──> Effect::Flow, Effect::Alert
+//! Ledger ──> ledger ──────────────────────────────────────────────^
+//! ```
+//!
+//! A change of a flow waits in [`super::hold`] until its program's facts are known or a moment has passed; then it gets
+//! its owner, name and place, and goes to detection and out. Nothing here reads a clock or does I/O.
+
+mod complete;
+mod packets;
+mod settings;
+
+use std::sync::Arc;
+
+use super::{
+    detect::{Detection, DetectionInput, DetectionSettings},
+    dissect::flows::FlowDissector,
+    effect::Effect,
+    event::{Answer, DnsMessage, Event, Payload, ServerName, SocketReport},
+    flow::{
+        Domain, EndReason, FlowAction, FlowChange, FlowId, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
+        Ownership, SocketTracker, Tracker,
+    },
+    hold::Wait,
+    ledger::{LedgerBook, LedgerClass},
+    names::DnsOutcome,
+    process::ProcessTable,
+    time::{BootTime, Moment},
+};
+
+use complete::Completion;
+pub use complete::CompletionCounters;
+use packets::Captured;
+pub use packets::PacketBatch;
+pub use settings::PipelineSettings;
+
+/// What a tracker keeps for the pipeline with each flow.
+#[derive(Clone, Debug, Default)]
+pub struct FlowNotes {
+    /// The server name found in its first bytes.
+    server_name: Option<Arc<ServerName>>,
+    /// The destination's name, which stays once the flow has been told with it.
+    domain: Option<Arc<Domain>>,
+    /// Whether its start has been told.
+    is_told: bool,
+    /// Captured packets looked at for a server name.
+    inspected: u8,
+}
+
+/// A change on its way from a tracker.
+#[derive(Clone, Debug)]
+struct Change {
+    action: FlowAction,
+    at: BootTime,
+    snapshot: FlowSnapshot,
+    server_name: Option<Arc<ServerName>>,
+    domain: Option<Arc<Domain>>,
+}
+
+impl Change {
+    fn new(action: FlowAction, at: BootTime, snapshot: FlowSnapshot, notes: &mut FlowNotes) -> Self {
+        notes.is_told = true;
+        Self { action, at, snapshot, server_name: notes.server_name.clone(), domain: notes.domain.clone() }
+    }
+}
+
+/// Collects what a tracker finds out during one call.
+#[derive(Debug, Default)]
+struct Changes(Vec<Change>);
+
+impl Observer<FlowNotes> for Changes {
+    fn change(&mut self, action: FlowAction, at: BootTime, snapshot: FlowSnapshot, notes: &mut FlowNotes) {
+        self.0.push(Change::new(action, at, snapshot, notes));
+    }
+}
+
+/// Counts of the whole pipeline, for `status` and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PipelineCounters {
+    /// Flows of sockets.
+    pub flows: FlowStatistics,
+    /// Flows open now.
+    pub open_flows: u64,
+    /// Processes known now.
+    pub processes: u64,
+    /// What completion gave up.
+    pub completion: CompletionCounters,
+}
+
+/// See the module.
+pub struct Pipeline {
+    settings: PipelineSettings,
+    sockets: SocketTracker<FlowNotes>,
+    packets: Tracker<FlowNotes>,
+    processes: ProcessTable,
+    dissector: FlowDissector,
+    completion: Completion,
+    detection: Detection,
+    ledger: LedgerBook,
+    changes: Changes,
+    captured: Captured,
+    dissected: Vec<Event>,
+}
+
+impl Pipeline {
+    /// An empty pipeline; `detection` comes with what the store remembers, flows are numbered from `first_id`.
+    pub fn new(settings: PipelineSettings, detection: Detection, first_id: FlowId) -> Self {
+        Self {
+            sockets: SocketTracker::new(settings.flow.clone(), first_id),
+            packets: Tracker::new(settings.flow.clone(), first_id),
+            processes: ProcessTable::new(&settings.boot_id, settings.processes),
+            dissector: FlowDissector::new(settings.dissect),
+            completion: Completion::new(&settings),
+            detection,
+            ledger: LedgerBook::default(),
+            changes: Changes::default(),
+            captured: Captured::default(),
+            dissected: Vec::new(),
+            settings,
+        }
+    }
+
+    /// Takes one event; what follows from it is appended to `effects`, in order.
+    pub fn step(&mut self, event: Event, now: Moment, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Running(running) => self.processes.on_running(&running, now.boot, effects),
+            Event::Exec(exec) => self.processes.on_exec(&exec, effects),
+            Event::Fork(fork) => self.processes.on_fork(&fork, effects),
+            Event::Exit(exit) => self.processes.on_exit(&exit, effects),
+            Event::Socket(report) => self.on_socket(&report, now, effects),
+            Event::Payload(payload) => self.on_payload(&payload, now, effects),
+            Event::Dns(message) => self.on_dns(message, now, effects),
+            Event::ServerName(name) => self.on_server_name(name, now, effects),
+            Event::Answer(answer) => self.on_answer(answer, now, effects),
+            Event::Recorded(change) => {
+                self.detect(DetectionInput::Flow(&change), now, effects);
+                effects.push(Effect::Flow(change));
+            }
+            Event::SweepDone(at) => {
+                self.sockets.sweep_done(at, &mut self.changes);
+                self.complete_changes(now, effects);
+            }
+            Event::Ledger(reading) => {
+                let closed = self.ledger.close(&reading);
+                if let Some(ledger) = closed.map(Arc::new) {
+                    effects.push(Effect::Ledger(ledger));
+                }
+            }
+        }
+    }
+
+    /// Lets time pass: time-outs, waits and windows that are over. To be called about once a second.
+    pub fn tick(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.processes.tick(now.boot, effects);
+        self.sockets.tick(now.boot, &mut self.changes);
+        self.complete_changes(now, effects);
+        self.packets.tick(now.boot, &mut self.captured);
+        self.complete_captured(now, effects);
+        let overdue = self.completion.hold.release_overdue(now.boot);
+        self.complete_all(overdue, now, effects);
+        let alerts = self.detection.tick(now);
+        effects.extend(alerts.into_iter().map(|alert| Effect::Alert(Arc::new(alert))));
+    }
+
+    /// Ends every open flow, tells of all that is held, and judges what is open as it stands.
+    pub fn finish(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.sockets.finish(now.boot, EndReason::ForcedEnd, &mut self.changes);
+        self.complete_changes(now, effects);
+        self.finish_captured(now, effects);
+        let held = self.completion.hold.release_all();
+        self.complete_all(held, now, effects);
+        let alerts = self.detection.finish(now);
+        effects.extend(alerts.into_iter().map(|alert| Effect::Alert(Arc::new(alert))));
+    }
+
+    /// Takes other time-outs and thresholds.
+    pub fn set_settings(&mut self, flow: FlowSettings, detection: DetectionSettings) {
+        self.sockets.set_settings(flow);
+        self.detection.set_settings(detection);
+    }
+
+    /// The baseline, alerts' memory and dispositions.
+    pub fn detection(&mut self) -> &mut Detection {
+        &mut self.detection
+    }
+
+    /// What found no room in a table of the core, by place.
+    pub fn losses(&self) -> Vec<(&'static str, u64)> {
+        let flows = self.sockets.statistics();
+        let processes = self.processes.counters();
+        vec![
+            ("flow_table", flows.evicted_unconfirmed + flows.evicted_confirmed),
+            ("process_table", processes.evicted_live + processes.evicted_ended),
+            ("name_table", self.completion.names.counters().evicted_names),
+            ("early_server_names", self.completion.counters().names_forgotten),
+        ]
+    }
+
+    /// Counts of the whole pipeline.
+    pub fn counters(&self) -> PipelineCounters {
+        PipelineCounters {
+            flows: self.sockets.statistics(),
+            open_flows: self.sockets.len() as u64,
+            processes: self.processes.len() as u64,
+            completion: self.completion.counters(),
+        }
+    }
+
+    fn on_socket(&mut self, report: &SocketReport, now: Moment, effects: &mut Vec<Effect>) {
+        let counted = self.sockets.report(report, &mut self.changes);
+        if let Some(ownership) = counted.ownership.filter(|_| self.settings.is_in_ledger(report.netns)) {
+            self.ledger.grow(report.interface, ledger_class(&ownership), &counted.growth);
+        }
+        self.complete_changes(now, effects);
+    }
+
+    fn on_payload(&mut self, payload: &Payload, now: Moment, effects: &mut Vec<Effect>) {
+        let mut found = std::mem::take(&mut self.dissected);
+        self.dissector.observe(payload, &mut found);
+        for event in found.drain(..) {
+            match event {
+                Event::Dns(mut message) => {
+                    let user = payload.user.as_ref();
+                    message.process = user.map(|user| self.processes.lookup_or_request(user, now.boot, effects));
+                    self.on_dns(message, now, effects);
+                }
+                event => self.step(event, now, effects),
+            }
+        }
+        self.dissected = found;
+    }
+
+    fn on_dns(&mut self, message: DnsMessage, now: Moment, effects: &mut Vec<Effect>) {
+        let outcome = self.completion.names.observe_dns(&message);
+        if !message.is_response || outcome == DnsOutcome::Served {
+            return;
+        }
+        let message = Arc::new(message);
+        if outcome != DnsOutcome::Unasked {
+            self.detect(DetectionInput::Dns(&message), now, effects);
+        }
+        effects.push(Effect::Dns(message));
+    }
+
+    fn on_server_name(&mut self, name: ServerName, now: Moment, effects: &mut Vec<Effect>) {
+        let name = Arc::new(name);
+        let Some((id, notes)) = self.sockets.find_mut(&name.flow) else {
+            if !self.note_captured_name(&name) {
+                self.completion.remember_server_name(name);
+            }
+            return;
+        };
+        notes.server_name = Some(name);
+        if notes.is_told {
+            self.sockets.touch(id, now.boot, &mut self.changes);
+            self.complete_changes(now, effects);
+        }
+    }
+
+    fn on_answer(&mut self, answer: Answer, now: Moment, effects: &mut Vec<Effect>) {
+        let released = match answer {
+            Answer::Process(facts) => {
+                let process = self.processes.on_facts(&facts, now.boot, effects);
+                if let Some(process) = process {
+                    self.detect(DetectionInput::Process(&process), now, effects);
+                }
+                self.completion.hold.release(Wait::Process(facts.key.rounded()))
+            }
+            Answer::Geo(addr, geo) => {
+                self.completion.remember_geo(addr, geo);
+                self.completion.hold.release(Wait::Geo(addr))
+            }
+        };
+        self.complete_all(released, now, effects);
+    }
+
+    fn complete_changes(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.changes.0.is_empty() {
+            return;
+        }
+        let mut changes = std::mem::take(&mut self.changes.0);
+        for change in changes.drain(..) {
+            if let Some(change) = self.completion.hold.join(change.snapshot.id, change) {
+                self.complete(change, now, effects);
+            }
+        }
+        self.changes.0 = changes;
+    }
+
+    /// Completes changes that were held; one may be held again for something else.
+    fn complete_all(&mut self, changes: Vec<Change>, now: Moment, effects: &mut Vec<Effect>) {
+        for change in changes {
+            if let Some(change) = self.completion.hold.join(change.snapshot.id, change) {
+                self.complete(change, now, effects);
+            }
+        }
+    }
+
+    fn complete(&mut self, change: Change, now: Moment, effects: &mut Vec<Effect>) {
+        if let Some(change) = self.completion.complete(change, &mut self.processes, now, effects) {
+            self.keep_domain(&change);
+            self.detect(DetectionInput::Flow(&change), now, effects);
+            effects.push(Effect::Flow(change));
+        }
+    }
+
+    /// A flow that was told with a name keeps it, whatever else its address is asked for by later.
+    fn keep_domain(&mut self, change: &FlowChange) {
+        let Some(domain) = change.flow.domain.as_ref().filter(|_| change.action != FlowAction::Ended) else { return };
+        if let Some(notes) = self.sockets.get_mut(change.flow.id)
+            && notes.domain.as_deref() != Some(domain)
+        {
+            notes.domain = Some(Arc::new(domain.clone()));
+        }
+    }
+
+    fn detect(&mut self, input: DetectionInput<'_>, now: Moment, effects: &mut Vec<Effect>) {
+        let alerts = self.detection.step(input, now);
+        effects.extend(alerts.into_iter().map(|alert| Effect::Alert(Arc::new(alert))));
+    }
+}
+
+fn ledger_class(ownership: &Ownership) -> LedgerClass {
+    match ownership {
+        Ownership::Kernel => LedgerClass::Kernel,
+        Ownership::Socket(owner) if owner.user.or(owner.creator).is_some() => LedgerClass::Attributed,
+        Ownership::Socket(_) | Ownership::Capture => LedgerClass::Unknown,
+    }
+}

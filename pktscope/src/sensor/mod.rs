@@ -17,3 +17,11 @@ mod sys;
 pub use error::SensorError;
 pub use hooks::{Hook, HookStatus};
 pub use session::{Sensor, SensorSettings, SweepKind};
+
+/// The cookie of a socket's network namespace.
+///
+/// # Errors
+/// Kernels before 5.14 do not know the option.
+pub fn netns_cookie(socket: &impl std::os::fd::AsRawFd) -> std::io::Result<u64> {
+    sys::netns_cookie(socket.as_raw_fd())
+}

@@ -166,3 +166,14 @@ pub(super) enum More {
     Yes,
     No,
 }
+
+/// `SO_NETNS_COOKIE` of a socket.
+pub(super) fn netns_cookie(socket: std::os::fd::RawFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which `cookie` has room for.
+    let result = unsafe {
+        libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut length)
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}

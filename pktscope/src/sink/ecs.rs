@@ -8,7 +8,7 @@ pub(crate) mod document;
 mod time_text;
 
 use self::document::Document;
-use crate::core::{effect::Effect, time::Moment};
+use crate::core::{alert::Alert, effect::Effect, time::Moment};
 
 /// Turns effects into lines.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +44,13 @@ impl Exporter {
             _ => return false,
         }
         true
+    }
+
+    /// The event of an alert, to be kept with it.
+    pub fn alert_text(&self, alert: &Alert, now: Moment) -> String {
+        let mut out = Vec::new();
+        self.write(build::alert(alert, now), &mut out);
+        String::from_utf8(out).unwrap_or_default()
     }
 
     fn write<'a>(&'a self, mut document: Document<'a>, out: &mut Vec<u8>) {

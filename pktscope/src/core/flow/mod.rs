@@ -17,7 +17,7 @@ pub use key::{End, FlowKey};
 pub(crate) use key::{has_ports, icmp_ports, v4_words, v6_words};
 pub use settings::{FlowSettings, FlowStatistics};
 pub use snapshot::{FlowSnapshot, Observer, Ownership, Side, SocketOwner};
-pub use sockets::SocketTracker;
+pub use sockets::{Counted, SocketTracker};
 pub use tcp::TcpEvent;
 pub use tracker::{BATCH, Tracker};
 

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::core::{
     event::{FlowRef, Opening, SocketReport, SocketScope},
+    ledger::Growth,
     time::BootTime,
 };
 
@@ -59,7 +60,17 @@ struct Part {
     flow: Option<FlowId>,
     sent: Volume,
     received: Volume,
+    segment_header_bytes: [u64; 2],
     sweep: u64,
+}
+
+/// What a report added, and to whose flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// By how much the flow's totals grew.
+    pub growth: Growth,
+    /// Whose flow it is; `None` where the report added nothing.
+    pub ownership: Option<Ownership>,
 }
 
 /// A connection's addresses in one network namespace.
@@ -289,37 +300,46 @@ impl<U: Default> SocketTracker<U> {
         }
     }
 
-    /// Takes one report.
-    pub fn report(&mut self, report: &SocketReport, observer: &mut impl Observer<U>) {
+    /// Takes one report; gives what it added, each byte once.
+    pub fn report(&mut self, report: &SocketReport, observer: &mut impl Observer<U>) -> Counted {
         self.now = self.now.max(report.at);
         let part_key = PartKey { cookie: report.cookie, scope: report.scope.into(), key: key_of(report) };
-        let (sent, received) = self.growth(&part_key, report);
+        let (sent, received, segment_header_bytes) = self.growth(&part_key, report);
         let has_grown = sent.packets > 0 || received.packets > 0 || sent.ip_bytes > 0 || received.ip_bytes > 0;
         let Some(id) = self.flow_of(&part_key, report, has_grown, observer) else {
             if report.is_closed {
                 self.parts.remove(&part_key);
             }
-            return;
+            return Counted::default();
         };
-        self.apply(id, report, has_grown, &sent, &received);
+        let inferred = self.apply(id, report, has_grown, &sent, &received);
+        let counted = Counted {
+            growth: Growth { wire_bytes: [sent.ip_bytes, received.ip_bytes + inferred.ip_bytes], segment_header_bytes },
+            ownership: self.flows.get(&id).map(|live| live.ownership),
+        };
         if report.is_closed {
             self.parts.remove(&part_key);
             self.close(id, report);
         }
         self.after(id, report.at, observer);
+        counted
     }
 
     /// What the part grew by since its last report.
-    fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> (Volume, Volume) {
+    fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> (Volume, Volume, [u64; 2]) {
         let has_room = self.parts.len() < self.settings.max_flows.saturating_mul(PARTS_PER_FLOW);
         let sweep = self.sweep;
         let Some(part) = self.parts.get_mut(part_key) else {
             if has_room || report.is_closed {
                 let (sent, received) = (report.sent, report.received);
-                self.parts.insert(*part_key, Part { flow: None, sent, received, sweep });
+                let segment_header_bytes = report.segment_header_bytes;
+                self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
             }
-            return (report.sent, report.received);
+            return (report.sent, report.received, report.segment_header_bytes);
         };
+        let header_bytes =
+            [0, 1].map(|way| report.segment_header_bytes[way].saturating_sub(part.segment_header_bytes[way]));
+        part.segment_header_bytes = report.segment_header_bytes;
         let payload = [part.sent.payload_bytes, part.received.payload_bytes];
         let grown = grown(&report.sent, &part.sent).zip(grown(&report.received, &part.received));
         (part.sent, part.received, part.sweep) = (report.sent, report.received, sweep);
@@ -327,10 +347,13 @@ impl<U: Default> SocketTracker<U> {
             part.sent.payload_bytes = part.sent.payload_bytes.max(payload[0]);
             part.received.payload_bytes = part.received.payload_bytes.max(payload[1]);
         }
-        grown.unwrap_or_else(|| {
-            self.statistics.counters_restarted += 1;
-            (report.sent, report.received)
-        })
+        match grown {
+            Some((sent, received)) => (sent, received, header_bytes),
+            None => {
+                self.statistics.counters_restarted += 1;
+                (report.sent, report.received, report.segment_header_bytes)
+            }
+        }
     }
 
     /// The flow that a part's growth goes to; `None` where its flow is over and nothing is new.
@@ -419,8 +442,17 @@ impl<U: Default> SocketTracker<U> {
         id
     }
 
-    fn apply(&mut self, id: FlowId, report: &SocketReport, has_grown: bool, sent: &Volume, received: &Volume) {
-        let Some(live) = self.flows.get_mut(&id) else { return };
+    /// Adds a part's growth to its flow; gives what was inferred besides.
+    fn apply(
+        &mut self,
+        id: FlowId,
+        report: &SocketReport,
+        has_grown: bool,
+        sent: &Volume,
+        received: &Volume,
+    ) -> Volume {
+        let mut inferred = Volume::default();
+        let Some(live) = self.flows.get_mut(&id) else { return inferred };
         self.ages.remove(&live.age(id));
         add(&mut live.sent, sent);
         add(&mut live.received, received);
@@ -430,8 +462,9 @@ impl<U: Default> SocketTracker<U> {
         }
         if report.scope == SocketScope::Kernel && is_time_wait_answer(live, report) {
             // The FIN that a TIME-WAIT socket's ACK answers passes no hook; it is as large as its answer.
-            add(&mut live.received, sent);
-            self.statistics.packets_inferred += sent.packets;
+            inferred = *sent;
+            add(&mut live.received, &inferred);
+            self.statistics.packets_inferred += inferred.packets;
         }
         if report.scope == SocketScope::Primary {
             let ownership = owner_of(report);
@@ -448,6 +481,7 @@ impl<U: Default> SocketTracker<U> {
             live.tcp.update(tcp, report.is_closed);
         }
         self.ages.insert(live.age(id));
+        inferred
     }
 
     /// Notes that a part is over; the flow is, when that was its socket or it never had one.

@@ -1,0 +1,32 @@
+//! Detection goes on from what the store remembers, and hands it what changed.
+
+use tracing::warn;
+
+use super::settings;
+use crate::{
+    clock,
+    config::Config,
+    core::{detect::Detection, pipeline::Pipeline},
+    store::{self, Reader, StateRow, StoreError},
+};
+
+/// Detection with the baseline and the cooldowns of the state directory.
+pub(super) fn detection(config: &Config, reader: &Reader) -> Result<Detection, StoreError> {
+    let memory = reader.memory()?;
+    let mut detection = Detection::new(settings::detection(config));
+    let orphans = detection.restore(&memory.baseline, clock::now());
+    detection.restore_incidents(memory.incidents);
+    let lost = memory.unreadable + orphans as u64;
+    if lost > 0 {
+        warn!("{lost} rows of the baseline could not be read back; what they held is learned anew");
+    }
+    Ok(detection)
+}
+
+/// What changed in detection since the last call, as rows.
+pub(super) fn changes(pipeline: &mut Pipeline) -> Vec<StateRow> {
+    let detection = pipeline.detection();
+    let rows = detection.take_dirty().into_iter().map(store::baseline_row);
+    let incidents = detection.take_dirty_incidents().into_iter().map(store::incident_row);
+    rows.chain(incidents).collect()
+}

@@ -1,0 +1,221 @@
+//! `pktscope run`: builds everything, in the order in which it can fail, then waits for a signal.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::mpsc::{self, Sender},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+use tracing::{info, warn};
+
+use super::{
+    command::Command,
+    notify,
+    outputs::Outputs,
+    restore,
+    schedule::Schedule,
+    settings,
+    status::Identity,
+    turn::{Parts, Turns},
+};
+use crate::{
+    clock,
+    config::{Config, ConfigError},
+    core::{event::Event, flow::FlowId, pipeline::Pipeline},
+    enrich::{
+        EnrichSettings, Enricher,
+        geoip::{GeoDatabases, GeoError},
+        procfs,
+    },
+    sensor::{Sensor, SensorError},
+    sink::{
+        ecs::Exporter,
+        jsonl::{Jsonl, JsonlError},
+    },
+    store::{self, Reader, Store, StoreError, StoreOptions},
+};
+
+/// Reads the configuration again.
+pub type Reload = Box<dyn Fn() -> Result<Config, ConfigError> + Send>;
+
+/// What `pktscope run` is told.
+pub struct RunOptions {
+    /// The configuration, flags applied.
+    pub config: Config,
+    /// Reads it again, for `SIGHUP`.
+    pub reload: Reload,
+    /// Stops by itself after this time.
+    pub duration: Option<Duration>,
+    /// Keeps a damaged database under another name and starts anew.
+    pub moves_damaged_store_aside: bool,
+}
+
+/// Why the agent could not run, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The kernel side.
+    #[error(transparent)]
+    Sensor(#[from] SensorError),
+    /// The state directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The event file.
+    #[error(transparent)]
+    Events(#[from] JsonlError),
+    /// A MaxMind database.
+    #[error(transparent)]
+    Geo(#[from] GeoError),
+    /// Anything of the system that should always work.
+    #[error("failed to {operation}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The ready file.
+    #[error("failed to create ready file {path}")]
+    ReadyFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Runs the agent until a signal or its duration ends it.
+///
+/// # Errors
+/// [`RunError`]; nothing stays attached or locked.
+pub fn run(options: RunOptions) -> Result<(), RunError> {
+    let config = &options.config;
+    let store = open_store(&options)?;
+    let events = config.agent.events.as_deref().map(open_events).transpose()?;
+    let geo = GeoDatabases::open(config.geoip.country.as_deref(), config.geoip.asn.as_deref())?;
+    let outputs = Outputs::new(exporter(), store, events);
+    let turns = build(config, outputs, geo)?;
+    let (commands, received) = mpsc::channel();
+    let (alive, gone) = oneshot::channel::<()>();
+    let thread = thread::Builder::new().name("core".into()).spawn(move || {
+        let _alive = alive;
+        turns.run(&received)
+    });
+    let thread = thread.map_err(system("start the core's thread"))?;
+    if let Some(path) = &config.agent.ready_file {
+        File::create(path).map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
+    }
+    notify::ready();
+    let waited = wait(&options, &commands, gone);
+    notify::stopping();
+    // The thread may have ended already: then there is nobody left to stop.
+    let _ = commands.send(Command::Stop);
+    let outputs = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    outputs.close()?;
+    waited
+}
+
+fn open_events(path: &Path) -> Result<(Jsonl, String), JsonlError> {
+    Ok((Jsonl::open(path)?, path.display().to_string()))
+}
+
+fn open_store(options: &RunOptions) -> Result<Store, StoreError> {
+    let directory = &options.config.agent.state_dir;
+    let open = || {
+        let exporter = exporter();
+        let document = move |alert: &crate::core::alert::Alert, now| exporter.alert_text(alert, now);
+        Store::open(directory, StoreOptions::new(&options.config.store, Box::new(document)))
+    };
+    match open() {
+        Err(StoreError::Damaged { .. }) if options.moves_damaged_store_aside => {
+            let kept = store::move_aside(directory, clock::now().wall)?;
+            warn!("the damaged database is kept as {}; starting with an empty one", kept.display());
+            open()
+        }
+        other => other,
+    }
+}
+
+fn exporter() -> Exporter {
+    let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Exporter { host_name: host_name.trim().to_owned() }
+}
+
+fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, RunError> {
+    let reader = Reader::open(&config.agent.state_dir)?;
+    let detection = restore::detection(config, &reader)?;
+    let first_id = FlowId(reader.last_flow_id()?.map_or(1, |last| last + 1));
+    let (enricher, answers) =
+        Enricher::spawn(EnrichSettings::default()).map_err(system("start the threads that look processes up"))?;
+    let sensor = Sensor::attach(&settings::sensor(config))?;
+    let boot_id = procfs::boot_id().map_err(system("read the boot id"))?;
+    let netns = own_netns();
+    let pipeline = Pipeline::new(settings::pipeline(config, boot_id, netns, &geo), detection, first_id);
+    let now = clock::now();
+    let sensor_settings = &config.sensor;
+    let schedule =
+        Schedule::new(sensor_settings.poll_interval, sensor_settings.sweep_interval, config.ledger.interval, now.boot);
+    let identity = Identity { started_at: now.wall, state_dir: config.agent.state_dir.display().to_string() };
+    let mut turns = Turns::new(Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity });
+    turns.take_running(procfs::Proc::new().running().into_iter().map(Event::Running), now);
+    Ok(turns)
+}
+
+/// The cookie of the agent's network namespace (`SO_NETNS_COOKIE`, since Linux 5.14); 0 where the kernel gives none.
+fn own_netns() -> u64 {
+    std::net::UdpSocket::bind("127.0.0.1:0")
+        .ok()
+        .and_then(|socket| crate::sensor::netns_cookie(&socket).ok())
+        .unwrap_or(0)
+}
+
+fn system(operation: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { operation, source }
+}
+
+/// Waits for the end; passes on what signals ask for.
+fn wait(options: &RunOptions, commands: &Sender<Command>, mut gone: oneshot::Receiver<()>) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(system("start the runtime"))?.block_on(async {
+        let listen = |kind| signal(kind).map_err(system("listen for signals"));
+        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let mut hangup = listen(SignalKind::hangup())?;
+        let over = end_of(options.duration);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                () = &mut over => return Ok(()),
+                _ = &mut gone => return Ok(()),
+                _ = hangup.recv() => reload(options, commands),
+            }
+        }
+    })
+}
+
+async fn end_of(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn reload(options: &RunOptions, commands: &Sender<Command>) {
+    let _ = commands.send(Command::Reopen);
+    match (options.reload)() {
+        Ok(config) => {
+            info!("configuration read again");
+            let _ = commands.send(Command::Configure(Box::new(config)));
+        }
+        Err(fault) => warn!("{fault}; the configuration stays as it was"),
+    }
+}

@@ -1,0 +1,40 @@
+//! The configuration as each stage wants it.
+
+use std::time::Duration;
+
+use crate::{
+    config::Config,
+    core::{detect::DetectionSettings, flow::FlowSettings, pipeline::PipelineSettings},
+    enrich::geoip::GeoDatabases,
+    sensor::SensorSettings,
+};
+
+pub(super) fn sensor(config: &Config) -> SensorSettings {
+    SensorSettings {
+        cgroup: config.agent.cgroup.clone(),
+        ring_bytes: u32::try_from(config.sensor.ring_bytes.0).unwrap_or(u32::MAX),
+        peer_entries: config.sensor.peers_max,
+        ..SensorSettings::default()
+    }
+}
+
+pub(super) fn flow(config: &Config) -> FlowSettings {
+    let settings = &config.flow;
+    FlowSettings {
+        max_flows: usize::try_from(settings.flows_max).unwrap_or(usize::MAX),
+        tcp_timeout: settings.tcp_idle_timeout,
+        udp_timeout: settings.udp_idle_timeout,
+        other_timeout: settings.other_idle_timeout,
+        active_timeout: (settings.active_timeout != Duration::ZERO).then_some(settings.active_timeout),
+        update_interval: settings.update_interval,
+        ..FlowSettings::default()
+    }
+}
+
+pub(super) fn detection(config: &Config) -> DetectionSettings {
+    DetectionSettings { learning_window: config.baseline.learning_window, ..DetectionSettings::default() }
+}
+
+pub(super) fn pipeline(config: &Config, boot_id: String, netns: u64, geo: &GeoDatabases) -> PipelineSettings {
+    PipelineSettings { boot_id, netns, has_geo: !geo.is_empty(), flow: flow(config), ..PipelineSettings::default() }
+}

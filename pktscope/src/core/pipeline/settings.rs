@@ -1,0 +1,51 @@
+//! What the pipeline is told at its making.
+
+use std::time::Duration;
+
+use crate::core::{dissect::flows::DissectLimits, flow::FlowSettings, names::NameSettings, process::ProcessLimits};
+
+/// Bounds, time-outs and facts of the machine.
+#[derive(Clone, Debug)]
+pub struct PipelineSettings {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// The agent's network namespace, by cookie: its sockets are in the ledger. 0: every namespace is.
+    pub netns: u64,
+    /// Whether somebody answers [`crate::core::effect::Lookup::Geo`].
+    pub has_geo: bool,
+    /// How long a flow's first change waits for its program's facts.
+    pub hold_timeout: Duration,
+    /// Flows that wait at once.
+    pub hold_flows: usize,
+    /// Flows.
+    pub flow: FlowSettings,
+    /// Processes.
+    pub processes: ProcessLimits,
+    /// First bytes.
+    pub dissect: DissectLimits,
+    /// Names.
+    pub names: NameSettings,
+}
+
+impl Default for PipelineSettings {
+    fn default() -> Self {
+        Self {
+            boot_id: String::new(),
+            netns: 0,
+            has_geo: false,
+            hold_timeout: Duration::from_secs(1),
+            hold_flows: 8_192,
+            flow: FlowSettings::default(),
+            processes: ProcessLimits::default(),
+            dissect: DissectLimits::default(),
+            names: NameSettings::default(),
+        }
+    }
+}
+
+impl PipelineSettings {
+    /// Whether a namespace's sockets are in the ledger.
+    pub fn is_in_ledger(&self, netns: u64) -> bool {
+        self.netns == 0 || netns == 0 || self.netns == netns
+    }
+}
