@@ -241,7 +241,7 @@ fn ip(
             data: header.body,
         }));
     }
-    transport(&header, tunnels, layers)
+    Ok(transport(&header, tunnels, layers))
 }
 
 #[inline]
@@ -296,19 +296,21 @@ fn ipv6(data: &[u8], wire_bytes: u32) -> Result<IpHeader<'_>, Undecoded> {
         body: &body[..body.len().min(body_bytes as usize)],
         fragment: None,
     };
-    if matches!(header.transport, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140) {
-        extensions(&mut header)?;
+    if matches!(header.transport, 0 | 43 | 44 | 51 | 60) {
+        // One that cannot be read leaves the protocol at what names it: the packet is counted without ports.
+        let _ = extensions(&mut header);
     }
     Ok(header)
 }
 
-/// Steps over IPv6 extension headers (RFC 8200, 4; RFC 4302 of the authentication header's units).
+/// Steps over IPv6 extension headers (RFC 8200, 4; RFC 4302 of the authentication header's units). Mobility and host
+/// identity headers have nothing behind them: they are protocols of their own (RFC 6275, 6.1.1; RFC 7401, 5.1).
 fn extensions(header: &mut IpHeader<'_>) -> Result<(), Undecoded> {
     for _ in 0..MAX_LAYERS {
         let body = header.body;
         let units = |at: usize| body.get(at).map(|units| u32::from(*units)).ok_or(Undecoded::Truncated);
         let length = match header.transport {
-            0 | 43 | 60 | 135 | 139 | 140 => (units(1)? + 1) * 8,
+            0 | 43 | 60 => (units(1)? + 1) * 8,
             51 => (units(1)? + 2) * 4,
             44 => 8,
             _ => return Ok(()),
@@ -321,9 +323,10 @@ fn extensions(header: &mut IpHeader<'_>) -> Result<(), Undecoded> {
             header.fragment =
                 (place & 0xfff9 != 0).then_some((u32::from(place & 0xfff8), place & 1 != 0, identification));
         }
-        header.transport = body.first().copied().ok_or(Undecoded::Truncated)?;
-        header.body_bytes = header.body_bytes.checked_sub(length).ok_or(Undecoded::Malformed)?;
+        let next = body.first().copied().ok_or(Undecoded::Truncated)?;
+        let body_bytes = header.body_bytes.checked_sub(length).ok_or(Undecoded::Malformed)?;
         header.body = body.get(length as usize..).ok_or(Undecoded::Truncated)?;
+        (header.transport, header.body_bytes) = (next, body_bytes);
         if header.fragment.is_some() {
             return Ok(());
         }
@@ -348,10 +351,10 @@ pub(crate) fn reassembled<'a>(
         body,
         fragment: None,
     };
-    if matches!(header.transport, 0 | 43 | 51 | 60 | 135 | 139 | 140) {
-        extensions(&mut header)?;
+    if matches!(header.transport, 0 | 43 | 51 | 60) {
+        let _ = extensions(&mut header);
     }
-    match transport(&header, tunnels, MAX_LAYERS)? {
+    match transport(&header, tunnels, MAX_LAYERS) {
         Decoded::Packet(packet) => Ok(packet),
         Decoded::Fragment(_) => Err(Undecoded::TooDeep),
     }
@@ -364,22 +367,26 @@ pub(crate) fn without_ports(datagram: &DatagramKey, ip_bytes: u32) -> Packet<'st
 }
 
 #[inline]
-fn transport<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Result<Decoded<'a>, Undecoded> {
-    let packet = match header.transport {
-        6 => tcp(header)?,
-        17 => match udp(header)? {
-            packet if tunnels.vxlan && packet.key.ports.contains(&VXLAN_PORT) => {
-                return Ok(vxlan(&packet, tunnels, layers).unwrap_or(Decoded::Packet(packet)));
-            }
-            packet => packet,
-        },
-        1 | 58 => icmp(header)?,
-        4 if tunnels.ip_in_ip => return inner(header, IpVersion::V4, header.body, tunnels, layers),
-        41 if tunnels.ip_in_ip => return inner(header, IpVersion::V6, header.body, tunnels, layers),
-        47 if tunnels.gre => return Ok(gre(header, tunnels, layers).unwrap_or(Decoded::Packet(portless(header)))),
-        _ => other(header),
+fn transport<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Decoded<'a> {
+    let inside = match header.transport {
+        17 if tunnels.vxlan => vxlan(header, tunnels, layers),
+        4 if tunnels.ip_in_ip => inner(header, IpVersion::V4, tunnels, layers),
+        41 if tunnels.ip_in_ip => inner(header, IpVersion::V6, tunnels, layers),
+        47 if tunnels.gre => gre(header, tunnels, layers),
+        _ => None,
     };
-    Ok(Decoded::Packet(packet))
+    inside.unwrap_or_else(|| Decoded::Packet(outermost(header)))
+}
+
+/// A packet by its own transport header; without ports where that cannot be read.
+#[inline]
+fn outermost<'a>(header: &IpHeader<'a>) -> Packet<'a> {
+    match header.transport {
+        6 => tcp(header),
+        17 => udp(header),
+        1 | 58 => icmp(header),
+        _ => other(header),
+    }
 }
 
 fn packet_of<'a>(header: &IpHeader<'a>, ports: [u16; 2], header_bytes: u32, detail: Detail) -> Packet<'a> {
@@ -396,11 +403,11 @@ fn packet_of<'a>(header: &IpHeader<'a>, ports: [u16; 2], header_bytes: u32, deta
 }
 
 #[inline]
-fn tcp<'a>(header: &IpHeader<'a>) -> Result<Packet<'a>, Undecoded> {
+fn tcp<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     let Some(head) = header.body.first_chunk::<20>() else { return cut_short(header) };
     let header_bytes = u32::from(head[12] >> 4) * 4;
     if header_bytes < 20 {
-        return Err(Undecoded::Malformed);
+        return cut_short(header);
     }
     let mut detail = TcpHeader {
         sequence: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
@@ -414,7 +421,7 @@ fn tcp<'a>(header: &IpHeader<'a>) -> Result<Packet<'a>, Undecoded> {
         detail.window_scale = options.and_then(window_scale);
     }
     let ports = [u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]])];
-    Ok(packet_of(header, ports, header_bytes, Detail::Tcp(detail)))
+    packet_of(header, ports, header_bytes, Detail::Tcp(detail))
 }
 
 /// The window scale option, kind 3 (RFC 7323, 2.2); values above 14 count as 14.
@@ -431,7 +438,7 @@ fn window_scale(mut options: &[u8]) -> Option<u8> {
 }
 
 #[inline]
-fn udp<'a>(header: &IpHeader<'a>) -> Result<Packet<'a>, Undecoded> {
+fn udp<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     let Some(head) = header.body.first_chunk::<8>() else { return cut_short(header) };
     let ports = [u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]])];
     let mut packet = packet_of(header, ports, 8, Detail::None);
@@ -441,16 +448,16 @@ fn udp<'a>(header: &IpHeader<'a>) -> Result<Packet<'a>, Undecoded> {
         packet.payload_bytes = length - 8;
         packet.payload = &packet.payload[..packet.payload.len().min(length as usize - 8)];
     }
-    Ok(packet)
+    packet
 }
 
-fn icmp<'a>(header: &IpHeader<'a>) -> Result<Packet<'a>, Undecoded> {
-    let Some(&[kind, code]) = header.body.first_chunk::<2>() else { return Ok(portless(header)) };
+fn icmp<'a>(header: &IpHeader<'a>) -> Packet<'a> {
+    let Some(&[kind, code]) = header.body.first_chunk::<2>() else { return portless(header) };
     let identifier = header.body.get(4..6).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
     let shared = icmp_ports(header.transport, kind, code, identifier);
     let (key, sender) = FlowKey::of_portless(header.transport, header.source, header.destination, shared);
     // Type, code, checksum and the four bytes after them are the header of every message (RFC 792, RFC 4443).
-    Ok(Packet { key, sender, ..packet_of(header, [0, 0], 8, Detail::Icmp(kind, code)) })
+    Packet { key, sender, ..packet_of(header, [0, 0], 8, Detail::Icmp(kind, code)) }
 }
 
 fn other<'a>(header: &IpHeader<'a>) -> Packet<'a> {
@@ -478,28 +485,25 @@ fn portless<'a>(header: &IpHeader<'a>) -> Packet<'a> {
 }
 
 /// A transport header that does not fit: cut by the capture, or too short on the wire. The ports alone tell the flow.
-fn cut_short<'a>(header: &IpHeader<'a>) -> Result<Packet<'a>, Undecoded> {
-    let head = header.body.first_chunk::<4>().ok_or(Undecoded::Truncated)?;
+fn cut_short<'a>(header: &IpHeader<'a>) -> Packet<'a> {
+    let Some(head) = header.body.first_chunk::<4>() else { return portless(header) };
     let ports = [u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]])];
     let header_bytes = if header.transport == 6 { 20 } else { 8 };
-    Ok(Packet { payload: &[], ..packet_of(header, ports, header_bytes, Detail::None) })
+    Packet { payload: &[], ..packet_of(header, ports, header_bytes, Detail::None) }
 }
 
 /// UDP port of VXLAN (RFC 7348).
 const VXLAN_PORT: u16 = 4789;
 
-fn inner<'a>(
-    outer: &IpHeader<'a>,
-    version: IpVersion,
-    data: &'a [u8],
-    tunnels: Tunnels,
-    layers: u32,
-) -> Result<Decoded<'a>, Undecoded> {
-    let layers = layers.checked_sub(1).ok_or(Undecoded::TooDeep)?;
-    ip(version, data, outer.body_bytes, tunnels, layers)
+fn inner<'a>(outer: &IpHeader<'a>, version: IpVersion, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
+    ip(version, outer.body, outer.body_bytes, tunnels, layers.checked_sub(1)?).ok()
 }
 
-fn vxlan<'a>(packet: &Packet<'a>, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
+fn vxlan<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
+    let packet = udp(header);
+    if !packet.key.ports.contains(&VXLAN_PORT) {
+        return None;
+    }
     // Flags with the I bit, reserved, network identifier, reserved (RFC 7348, 5).
     let frame = packet.payload.get(8..).filter(|_| packet.payload[0] & 0x08 != 0)?;
     ethernet_inside(frame, packet.payload_bytes.saturating_sub(8), tunnels, layers)

@@ -116,6 +116,14 @@ fn ahead(a: u32, b: u32) -> i32 {
     a.wrapping_sub(b) as i32
 }
 
+/// The later of two sequence numbers, the second where there is one.
+fn furthest(a: u32, b: Option<u32>) -> u32 {
+    match b {
+        Some(b) if 0 < ahead(b, a) && ahead(b, a) < LARGEST_JUMP => b,
+        _ => a,
+    }
+}
+
 impl TcpState {
     pub(super) fn new() -> Self {
         Self { scales: SCALE_UNKNOWN << 4 | SCALE_UNKNOWN, ..Self::default() }
@@ -150,7 +158,12 @@ impl TcpState {
             return false;
         }
         match side {
-            0 => !self.has(0, seen::SYN) || header.sequence != self.initial,
+            // A SYN after its refusal tries again, even with the same number (Windows does).
+            0 => {
+                !self.has(0, seen::SYN)
+                    || header.sequence != self.initial
+                    || ends == [EndState::SynSent, EndState::Reset]
+            }
             // A simultaneous open (RFC 9293, 3.5), or its repetition.
             _ if ends[0] == EndState::SynSent => {
                 self.has(1, seen::NEXT) && header.sequence != self.next[1].wrapping_sub(1)
@@ -333,15 +346,16 @@ impl Connection<'_> {
         if self.tcp.has(side, seen::ACKED) && ahead(ack, self.tcp.acked[side]) <= 0 {
             return;
         }
+        let before = self.tcp.has(side, seen::ACKED).then_some(self.tcp.acked[side]);
         self.tcp.acked[side] = ack;
         self.tcp.seen[side] |= seen::ACKED;
         let peer = 1 - side;
         if !self.tcp.has(peer, seen::NEXT) || header.has(TcpHeader::SYN) {
             return;
         }
-        let unseen = ahead(ack, self.tcp.next[peer]);
+        let seen_to = furthest(self.tcp.next[peer], before);
+        let unseen = ahead(ack, seen_to);
         if 0 < unseen && unseen < LARGEST_JUMP {
-            self.tcp.next[peer] = ack;
             self.gap(peer, unseen.unsigned_abs());
         }
         if self.losses.is_some() {
@@ -404,12 +418,26 @@ impl Connection<'_> {
         if advance >= LARGEST_JUMP {
             return;
         }
-        let jump = ahead(start, next);
-        if 0 < jump && payload + control > 0 {
-            self.open_hole(side, next, jump.unsigned_abs());
+        if payload + control == 0 {
+            return;
         }
-        if payload + control > 0 {
-            self.tcp.next[side] = end;
+        let acked = self.tcp.has(1 - side, seen::ACKED).then_some(self.tcp.acked[1 - side]);
+        let counted_to = furthest(next, acked);
+        let jump = ahead(start, counted_to);
+        if 0 < jump {
+            self.open_hole(side, counted_to, jump.unsigned_abs());
+        }
+        self.unmiss(side, furthest(next, Some(start)), end, counted_to);
+        self.tcp.next[side] = end;
+    }
+
+    /// Bytes from `start` to `end` came after their acknowledgement: below `acked` they were counted as missing.
+    fn unmiss(&mut self, side: usize, start: u32, end: u32, acked: u32) {
+        let late = ahead(acked, start).min(ahead(end, start));
+        if 0 < late
+            && let Some(losses) = self.losses.as_mut()
+        {
+            losses.gap_bytes[side] = losses.gap_bytes[side].saturating_sub(u64::from(late.unsigned_abs()));
         }
     }
 

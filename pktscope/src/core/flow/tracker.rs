@@ -7,7 +7,7 @@
 //! sent on (soonest due first), so that no flood of SYNs or of datagrams evicts a flow both sides take part in. Those
 //! may fill at most 7/8 of the table; beyond that the least recently seen of 16 sampled gives way to the next.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{
     Direction, End, EndReason, FlowAction, FlowId, FlowKey, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
@@ -554,7 +554,7 @@ fn direction(settings: &FlowSettings, source: super::Endpoint, destination: supe
 }
 
 /// Whether a flow's first packet comes from its responder: a SYN with ACK answers a SYN; an ICMP answer its question;
-/// else a well-known port speaks to one that is not.
+/// else a well-known port speaks to one that is not (of DHCP both are: RFC 2131, RFC 8415).
 fn is_from_responder(packet: &Packet<'_>) -> bool {
     const FIRST_UNPRIVILEGED: u16 = 1024;
     match packet.detail {
@@ -564,9 +564,22 @@ fn is_from_responder(packet: &Packet<'_>) -> bool {
             matches!((v4, kind), (true, 0 | 14 | 16 | 18) | (false, 129))
         }
         _ => {
-            let (source, destination) = (packet.source().port, packet.destination().port);
-            0 < source && source < FIRST_UNPRIVILEGED && FIRST_UNPRIVILEGED <= destination
+            let destination = packet.destination();
+            if is_group(destination.addr) {
+                return false;
+            }
+            let (source, destination) = (packet.source().port, destination.port);
+            let is_dhcp_server = matches!((source, destination), (67, 68) | (547, 546));
+            is_dhcp_server || 0 < source && source < FIRST_UNPRIVILEGED && FIRST_UNPRIVILEGED <= destination
         }
+    }
+}
+
+/// Multicast or broadcast: opens nothing.
+fn is_group(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_multicast(),
     }
 }
 

@@ -38,6 +38,9 @@ impl From<u16> for LinkType {
     }
 }
 
+/// IEEE 802.3 with LLC and SNAP: an EtherType follows (RFC 1042).
+const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0, 0, 0];
+
 pub(super) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd;
 
@@ -100,6 +103,7 @@ fn tagged(data: &[u8], mut at: usize, mut kind: u16) -> Result<(usize, IpVersion
             0x8100 | 0x88a8 | 0x9100 => at += 4,
             0x8847 | 0x8848 => return mpls(data, at + 2),
             0x8864 => return pppoe(data, at + 2),
+            length if length <= 1500 && data.get(at + 2..at + 8) == Some(&SNAP[..]) => at += 8,
             _ => return Err(Undecoded::NotIp),
         }
         kind = word_at(data, at)?;
