@@ -315,19 +315,19 @@ fn extensions(header: &mut IpHeader<'_>) -> Result<(), Undecoded> {
             44 => 8,
             _ => return Ok(()),
         };
+        let mut fragment = None;
         if header.transport == 44 {
             let head: &[u8; 8] = body.first_chunk().ok_or(Undecoded::Truncated)?;
             let place = u16::from_be_bytes([head[2], head[3]]);
             let identification = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
             // An atomic fragment (RFC 6946) is whole.
-            header.fragment =
-                (place & 0xfff9 != 0).then_some((u32::from(place & 0xfff8), place & 1 != 0, identification));
+            fragment = (place & 0xfff9 != 0).then_some((u32::from(place & 0xfff8), place & 1 != 0, identification));
         }
         let next = body.first().copied().ok_or(Undecoded::Truncated)?;
         let body_bytes = header.body_bytes.checked_sub(length).ok_or(Undecoded::Malformed)?;
         header.body = body.get(length as usize..).ok_or(Undecoded::Truncated)?;
-        (header.transport, header.body_bytes) = (next, body_bytes);
-        if header.fragment.is_some() {
+        (header.transport, header.body_bytes, header.fragment) = (next, body_bytes, fragment);
+        if fragment.is_some() {
             return Ok(());
         }
     }
