@@ -1,35 +1,35 @@
 //! pktscope: arguments, run, exit code.
 
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let mut config = pktscope::config::Config::default();
-    let mut duration = None;
-    let mut i = 2;
-    while i < args.len() {
-        let v = || args[i + 1].clone();
-        match args[i].as_str() {
-            "--state-dir" => config.agent.state_dir = v().into(),
-            "--runtime-dir" => config.agent.runtime_dir = v().into(),
-            "--cgroup" => config.agent.cgroup = Some(v().into()),
-            "--events" => config.agent.events = Some(v().into()),
-            "--ready-file" => config.agent.ready_file = Some(v().into()),
-            "--duration" => duration = pktscope::config::parse_duration(&v()).ok(),
-            "--learning-window" => {
-                config.baseline.learning_window = pktscope::config::parse_duration(&v()).unwrap_or_default()
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use pktscope::cli::{Arguments, Exit};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    start_log();
+    match Arguments::parse().run() {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => {
+            let exit = Exit::of(&error);
+            if exit != Exit::Done {
+                eprintln!("pktscope: {error:#}");
             }
-            _ => {}
+            exit.into()
         }
-        i += 2;
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let r = pktscope::agent::run(pktscope::agent::RunOptions {
-        config,
-        reload: Box::new(|| Ok(Default::default())),
-        duration,
-        moves_damaged_store_aside: false,
-    });
-    if let Err(e) = r {
-        eprintln!("{e} {e:?}");
-        std::process::exit(1);
-    }
+}
+
+/// Logs go to standard error; `PKTSCOPE_LOG` chooses what is logged, for example `debug` or `pktscope::sensor=trace`.
+fn start_log() {
+    let filter = EnvFilter::try_from_env("PKTSCOPE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }

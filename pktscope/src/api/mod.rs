@@ -14,8 +14,8 @@ pub use error::ApiError;
 pub use protocol::{Mark, Request, Response, SOCKET_NAME};
 pub use server::{Handler, Server};
 pub use status::{
-    BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, SinkReport, StatusReport,
-    StoreReport,
+    BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, ProgramReport, SinkReport,
+    StatusReport, StoreReport,
 };
 
 #[cfg(test)]

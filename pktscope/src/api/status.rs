@@ -161,3 +161,23 @@ pub struct DnsReport {
     /// Names asked for most, with their number.
     pub top_domains: Vec<(String, u64)>,
 }
+
+/// What is learned of a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProgramReport {
+    /// The program's name in the baseline: its path, its script or its image.
+    pub program: String,
+    /// `learning` or `active`.
+    pub state: String,
+    /// Destinations known.
+    pub destinations: u64,
+    /// Flows that taught.
+    pub flows: u64,
+    /// IP-layer bytes sent in them.
+    pub bytes_out: u64,
+    /// RFC 3339.
+    pub first_seen: String,
+    /// RFC 3339.
+    pub last_seen: String,
+}

@@ -7,6 +7,9 @@ mod build;
 pub(crate) mod document;
 mod time_text;
 
+pub(crate) use build::has_ports;
+pub(crate) use time_text::rfc3339;
+
 use self::document::Document;
 use crate::core::{alert::Alert, effect::Effect, time::Moment};
 
@@ -46,14 +49,15 @@ impl Exporter {
         true
     }
 
-    /// The event of an alert, to be kept with it.
+    /// An alert as JSON text, as it is kept in the store.
     pub fn alert_text(&self, alert: &Alert, now: Moment) -> String {
         let mut out = Vec::new();
         self.write(build::alert(alert, now), &mut out);
         String::from_utf8(out).unwrap_or_default()
     }
 
-    fn write<'a>(&'a self, mut document: Document<'a>, out: &mut Vec<u8>) {
+    /// Appends a document as a JSON object.
+    pub(crate) fn write<'a>(&'a self, mut document: Document<'a>, out: &mut Vec<u8>) {
         let start = out.len();
         document.host = (!self.host_name.is_empty()).then(|| document::Host { name: Some(&self.host_name) });
         if serde_json::to_writer(&mut *out, &document).is_err() {

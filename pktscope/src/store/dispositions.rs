@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::{Reader, StoreError};
+use super::{AlertRow, Reader, StoreError};
 use crate::core::time::WallTime;
 
 /// A verdict.
@@ -22,6 +22,21 @@ pub struct DispositionRow {
     pub analyst: String,
     /// Why.
     pub note: String,
+}
+
+impl DispositionRow {
+    /// The verdict of `analyst` on an alert. The same verdict of the same person at the same time is the same row.
+    pub fn on_alert(alert: &AlertRow, verdict: &str, analyst: &str, note: &str, at: WallTime) -> Self {
+        Self {
+            key: format!("alert\u{1f}{}\u{1f}{verdict}\u{1f}{analyst}\u{1f}{}", alert.id, at.0),
+            at,
+            alert_id: Some(alert.id),
+            rule: alert.rule_id.clone(),
+            verdict: verdict.to_owned(),
+            analyst: analyst.to_owned(),
+            note: note.to_owned(),
+        }
+    }
 }
 
 /// Adds a disposition that is not there yet.

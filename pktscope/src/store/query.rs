@@ -184,6 +184,14 @@ fn escaped(text: &str) -> String {
 }
 
 impl Reader {
+    /// Where a follower starts: rows written later come after it.
+    ///
+    /// # Errors
+    /// A failed query.
+    pub fn cursor(&self) -> Result<i64, StoreError> {
+        newest_written_at(&self.connection).map_err(|source| self.failed("the newest row", source))
+    }
+
     /// Runs a query whose rows come newest first, returns them oldest first.
     pub(super) fn collect<T>(
         &self,
@@ -201,6 +209,13 @@ impl Reader {
         rows.reverse();
         Ok(rows)
     }
+}
+
+/// `written_at` of the newest row; 0 of an empty database.
+pub(super) fn newest_written_at(connection: &rusqlite::Connection) -> rusqlite::Result<i64> {
+    let tables = ["processes", "flows", "dns", "alerts", "dispositions", "ledger"];
+    let newest = tables.map(|table| format!("coalesce((SELECT max(written_at) FROM {table}), 0)"));
+    connection.query_row(&format!("SELECT max({})", newest.join(", ")), [], |row| row.get(0))
 }
 
 #[cfg(test)]

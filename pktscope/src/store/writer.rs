@@ -19,6 +19,7 @@ use super::{
     open::{DATABASE_NAME, open_writer},
     pending::{Pending, PendingFlow, Refused},
     processes::{self, Ids, Written},
+    query,
     retention::{self, Retention},
     rollup,
 };
@@ -190,7 +191,8 @@ impl Store {
         let path = directory.join(DATABASE_NAME);
         let connection = open_writer(directory)?;
         flows::end_left_open(&connection).map_err(|source| open_error(&path, source))?;
-        let written_at = newest_written_at(&connection).map_err(|source| open_error(&path, source))?;
+        // Times rise from the newest row on, so that followers miss nothing after the clock was set back.
+        let written_at = query::newest_written_at(&connection).map_err(|source| open_error(&path, source))?;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 pending: Pending::default(),
@@ -255,13 +257,6 @@ impl Drop for Store {
             );
         }
     }
-}
-
-/// Times rise from the newest row on, so that followers miss nothing after the clock was set back.
-fn newest_written_at(connection: &Connection) -> rusqlite::Result<i64> {
-    let tables = ["processes", "flows", "dns", "alerts", "dispositions", "ledger"];
-    let newest = tables.map(|table| format!("coalesce((SELECT max(written_at) FROM {table}), 0)"));
-    connection.query_row(&format!("SELECT max({})", newest.join(", ")), [], |row| row.get(0))
 }
 
 struct Writer {

@@ -36,11 +36,14 @@ fn nanos(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The ports of a flow's ends; `None` where the transport has none.
-fn ports(transport: Transport, source: Endpoint, destination: Endpoint) -> [Option<u16>; 2] {
+/// Whether the transport has ports.
+pub(crate) fn has_ports(transport: Transport) -> bool {
     const DCCP: Transport = Transport(33);
-    let has_ports = [Transport::TCP, Transport::UDP, Transport::SCTP, Transport::UDPLITE, DCCP].contains(&transport);
-    [source.port, destination.port].map(|port| has_ports.then_some(port))
+    [Transport::TCP, Transport::UDP, Transport::SCTP, Transport::UDPLITE, DCCP].contains(&transport)
+}
+
+fn ports(transport: Transport, source: Endpoint, destination: Endpoint) -> [Option<u16>; 2] {
+    [source.port, destination.port].map(|port| has_ports(transport).then_some(port))
 }
 
 /// A flow's step as an event.

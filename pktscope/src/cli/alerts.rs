@@ -1,0 +1,106 @@
+//! `pktscope alerts`
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    listing::{Listing, Rows},
+    mark::MarkArguments,
+    place::Place,
+};
+use crate::{
+    core::alert::Severity,
+    store::{AlertRow, Query, Reader, StoreError},
+    view::{Cell, Clock, Column, Style},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  pktscope alerts --since 1d                                    the last day's alerts
+  pktscope alerts -f --json                                     alerts as they are raised, with all evidence
+  pktscope alerts mark 12 --verdict false_positive --note 'our backup'
+
+A verdict counts in `pktscope rules`.";
+
+/// Lists alerts, or records a verdict.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+pub struct AlertsArguments {
+    #[command(subcommand)]
+    command: Option<AlertsCommand>,
+    #[command(flatten)]
+    listing: Listing,
+}
+
+#[derive(Debug, Subcommand)]
+enum AlertsCommand {
+    /// Record what an alert turned out to be
+    Mark(MarkArguments),
+}
+
+impl AlertsArguments {
+    pub(super) fn run(&self, place: &Place) -> anyhow::Result<()> {
+        match &self.command {
+            Some(AlertsCommand::Mark(arguments)) => arguments.run(place),
+            None => self.listing.print(place, &Alerts),
+        }
+    }
+}
+
+struct Alerts;
+
+impl Rows for Alerts {
+    type Row = AlertRow;
+
+    fn columns(&self) -> Vec<Column> {
+        vec![
+            Column::text("TIME"),
+            Column::number("ID"),
+            Column::text("SEVERITY"),
+            Column::text("RULE"),
+            Column::text("VERDICT"),
+            Column::long("MESSAGE"),
+        ]
+    }
+
+    fn read(&self, reader: &Reader, query: &Query) -> Result<Vec<AlertRow>, StoreError> {
+        reader.alerts(query)
+    }
+
+    fn cells(&self, row: &AlertRow, clock: &Clock) -> Vec<Cell> {
+        vec![
+            clock.time(row.at).into(),
+            row.id.to_string().into(),
+            Cell::new(row.severity.name()).style(severity_style(row.severity)),
+            Cell::new(&row.rule_id),
+            row.verdict.as_deref().unwrap_or("-").into(),
+            Cell::new(&row.message),
+        ]
+    }
+
+    fn json(&self, row: &AlertRow, out: &mut Vec<u8>) {
+        out.extend_from_slice(document(row).as_bytes());
+        out.push(b'\n');
+    }
+
+    fn written_at(&self, row: &AlertRow) -> i64 {
+        row.written_at
+    }
+}
+
+fn severity_style(severity: Severity) -> Style {
+    match severity {
+        Severity::Info => Style::Dim,
+        Severity::Notice => Style::Plain,
+        Severity::Warning => Style::Warning,
+        Severity::Critical => Style::Bad,
+    }
+}
+
+/// The alert as it was exported, with the verdict that it has now.
+fn document(row: &AlertRow) -> String {
+    let Some(verdict) = &row.verdict else { return row.document.clone() };
+    let Ok(mut document) = serde_json::from_str::<Value>(&row.document) else { return row.document.clone() };
+    document["pktscope"]["alert"]["disposition"] = json!({"verdict": verdict, "note": row.note});
+    document.to_string()
+}
