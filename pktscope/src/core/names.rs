@@ -48,7 +48,7 @@ const RESOLVERS: [&str; 16] = [
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameSettings {
-    /// Names held: pairs of address and name for each asker. A million takes 130 MiB, texts of 24 characters included.
+    /// Names held: pairs of address and name for each asker. A million takes 140 MiB, texts of 24 characters included.
     pub max_names: usize,
     /// Questions waiting for their answer, about 300 bytes each.
     pub max_questions: usize,
@@ -174,7 +174,7 @@ impl NameTable {
     /// The name an address had at a time, for a process: `askers` is the process, then the ancestors whose answers it
     /// may use, nearest first. Names that other processes asked for do not count.
     ///
-    /// To be asked when a flow starts: later the same process may have asked for another name of the same address.
+    /// `at` is when the flow started: an answer that came later was not what it went by.
     pub fn lookup(&self, askers: &[ProcessKey], addr: IpAddr, at: BootTime) -> Option<Domain> {
         let of_process = askers.iter().map(|key| Asker::process(*key));
         let found = of_process.chain([Asker::HOST]).find_map(|asker| self.claims.best(addr, asker, at))?;

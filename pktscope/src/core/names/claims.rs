@@ -42,6 +42,8 @@ struct Claim {
     /// `None` of a free slot.
     name: Option<Arc<str>>,
     asker: Asker,
+    /// The first answer, and the last one.
+    since: BootTime,
     learned_at: BootTime,
     expires_at: BootTime,
     addr: IpAddr,
@@ -53,8 +55,14 @@ struct Claim {
 }
 
 impl Claim {
-    fn is_live(&self, at: BootTime) -> bool {
-        at <= self.expires_at
+    /// Whether the name held at a time: from the first answer on, until the last one expired.
+    fn holds(&self, at: BootTime) -> bool {
+        self.since <= at && at <= self.expires_at
+    }
+
+    /// The last answer before a time, as far as is known.
+    fn learned_before(&self, at: BootTime) -> BootTime {
+        if self.learned_at <= at { self.learned_at } else { self.since }
     }
 
     fn is_named(&self, name: &str) -> bool {
@@ -109,6 +117,9 @@ impl Claims {
         self.turn_hand(now);
         if let Some(slot) = self.find(addr, asker, name) {
             let claim = self.at_mut(slot);
+            if !claim.holds(now) {
+                claim.since = now;
+            }
             claim.learned_at = now;
             claim.expires_at = claim.expires_at.max(expires_at);
             self.unlink_age(slot);
@@ -119,6 +130,7 @@ impl Claims {
         let claim = Claim {
             name: Some(name.clone()),
             asker,
+            since: now,
             learned_at: now,
             expires_at,
             addr,
@@ -135,9 +147,9 @@ impl Claims {
     /// The name that `asker` got last for an address, and how many it has.
     pub(super) fn best(&self, addr: IpAddr, asker: Asker, at: BootTime) -> Option<Found> {
         let live = || self.live(addr, asker, at);
-        let best = live().max_by_key(|claim| (claim.learned_at, claim.name.clone()))?;
+        let best = live().max_by_key(|claim| (claim.learned_before(at), claim.name.clone()))?;
         let candidates = u32::try_from(live().count()).unwrap_or(u32::MAX);
-        Some(Found { name: best.name.clone()?, learned_at: best.learned_at, candidates })
+        Some(Found { name: best.name.clone()?, learned_at: best.learned_before(at), candidates })
     }
 
     pub(super) fn has(&self, addr: IpAddr, asker: Asker, name: &str, at: BootTime) -> bool {
@@ -146,7 +158,7 @@ impl Claims {
 
     fn live(&self, addr: IpAddr, asker: Asker, at: BootTime) -> impl Iterator<Item = &Claim> {
         let claims = self.chain(addr).map(|slot| self.at(slot));
-        claims.filter(move |claim| claim.asker == asker && claim.is_live(at))
+        claims.filter(move |claim| claim.asker == asker && claim.holds(at))
     }
 
     fn find(&self, addr: IpAddr, asker: Asker, name: &str) -> Option<u32> {
@@ -169,7 +181,7 @@ impl Claims {
     }
 
     fn evict(&mut self, slot: u32, now: BootTime) {
-        self.evicted += u64::from(self.at(slot).is_live(now));
+        self.evicted += u64::from(now <= self.at(slot).expires_at);
         self.remove(slot);
     }
 
@@ -177,7 +189,7 @@ impl Claims {
         for _ in 0..HAND_STEPS {
             self.hand = if self.hand + 1 < self.slots.len() { self.hand + 1 } else { 0 };
             let Some(claim) = self.slots.get(self.hand) else { return };
-            if claim.name.is_some() && !claim.is_live(now) {
+            if claim.name.is_some() && claim.expires_at < now {
                 self.remove(index(self.hand));
             }
         }

@@ -93,6 +93,17 @@ fn two_processes_know_one_address_by_two_names() {
 }
 
 #[test]
+fn a_name_asked_for_later_does_not_name_what_started_before() {
+    let mut table = NameTable::default();
+    resolve(&mut table, "a.example", None, 10, 300);
+    assert_eq!(name(&table, &[], 10), None);
+    resolve(&mut table, "a.example", None, 20, 300);
+    let domain = table.lookup(&[], SERVER.into(), at(15)).unwrap();
+    assert_eq!(domain.learned_at, at(11), "the answer before it");
+    assert_eq!(table.lookup(&[], SERVER.into(), at(30)).unwrap().learned_at, at(21));
+}
+
+#[test]
 fn an_alias_keeps_the_asked_name_and_the_shortest_time() {
     let mut table = NameTable::default();
     let question = question("www.example.com", None, 10);
