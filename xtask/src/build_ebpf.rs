@@ -30,6 +30,20 @@ pub fn agent(profile: Profile) -> Result<PathBuf> {
     agent_with(&toolchain::ensure()?, profile)
 }
 
+/// Builds the agent without shared libraries, for images that have none, and gives its path.
+pub fn static_agent(profile: Profile) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut cargo = toolchain::ensure()?.cargo("build")?;
+    cargo.args(["--package", "pktscope", "--target", &target]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    // Of the target alone: build scripts and procedural macros must stay dynamic.
+    let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
+    command::run(cargo.env(variable, "-C target-feature=+crt-static"))?;
+    Ok(workspace::target().join(target).join(profile.folder()).join("pktscope"))
+}
+
 /// Builds the agent with this tool chain and gives its path.
 pub fn agent_with(toolchain: &Toolchain, profile: Profile) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo("build")?;

@@ -18,6 +18,9 @@ pub struct BuildArguments {
     /// Optimise: what `run` uses
     #[arg(long)]
     release: bool,
+    /// Link no shared library: for images that have none
+    #[arg(long = "static")]
+    is_static: bool,
 }
 
 /// Arguments of `run`.
@@ -34,7 +37,8 @@ pub struct RunArguments {
 /// Builds the agent and prints where it is.
 pub fn build(arguments: &BuildArguments) -> Result<()> {
     let profile = if arguments.release { Profile::Release } else { Profile::Dev };
-    println!("{}", build_ebpf::agent(profile)?.display());
+    let agent = if arguments.is_static { build_ebpf::static_agent(profile)? } else { build_ebpf::agent(profile)? };
+    println!("{}", agent.display());
     Ok(())
 }
 

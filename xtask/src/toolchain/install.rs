@@ -11,6 +11,7 @@ const BY_HAND: &str = "\
 the kernel programs need a tool chain, and it could not be set up here. Either of these will do:
   1. on Debian 12 or later, as root:
        apt-get install rustc-web cargo-web rust-web-src llvm-22-dev zlib1g-dev libzstd-dev libxml2-dev
+       (bpf-linker is then built from crates.io)
   2. elsewhere: rustup toolchain install nightly --component rust-src
        and a bpf-linker (its LLVM at least as new as the nightly's) on PATH
 then run the same command again; what is found is used, nothing is installed twice";
