@@ -1,26 +1,21 @@
 //! What other threads ask of the core's thread.
 
+use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::{
-    api::StatusReport,
-    config::Config,
-    core::{effect::Effect, pipeline::Pipeline, time::Moment},
-};
+use crate::{api::Request, config::Config};
 
-/// A change made by the core's own thread, between two turns.
-pub type Edit = Box<dyn FnOnce(&mut Pipeline, Moment, &mut Vec<Effect>) + Send>;
+/// Where an answer goes.
+pub(super) type Reply = oneshot::Sender<Result<Value, String>>;
 
 /// One request.
-pub enum Command {
-    /// How the agent is doing.
-    Status(oneshot::Sender<StatusReport>),
+pub(super) enum Command {
+    /// A request of the control socket.
+    Ask(Request, Reply),
     /// Take another configuration.
     Configure(Box<Config>),
     /// Open the event file again.
     Reopen,
-    /// Change something in the pipeline.
-    Edit(Edit),
     /// Report every open flow and end.
     Stop,
 }

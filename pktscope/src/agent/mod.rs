@@ -3,9 +3,13 @@
 //! One thread, "core", owns the sensor and the pipeline and takes turns: read, step, hand out. Others write the store,
 //! look processes up, answer the control socket; the main thread waits for signals.
 
+mod answer;
 mod command;
+mod control;
+mod host;
 mod notify;
 mod outputs;
+mod replay;
 mod restore;
 mod run;
 mod schedule;
@@ -13,4 +17,5 @@ mod settings;
 mod status;
 mod turn;
 
+pub use replay::{ReplayError, ReplayInput, ReplayOptions, ReplayReport, ReplayWatcher, replay};
 pub use run::{Reload, RunError, RunOptions, run};

@@ -11,25 +11,28 @@ use crate::{
         ecs::Exporter,
         jsonl::{Jsonl, JsonlError},
     },
-    store::{Batch, StateRow, Store, StoreError, StoreHandle, StoreStats},
+    store::{Batch, DispositionRow, StateRow, Store, StoreError, StoreHandle, StoreStats},
 };
 
 /// Everything that effects are handed to; none of it ever waits.
 pub(super) struct Outputs {
     exporter: Exporter,
-    store: Store,
-    handle: StoreHandle,
+    store: Option<(Store, StoreHandle)>,
     events: Option<Jsonl>,
     events_target: String,
     line: Vec<u8>,
 }
 
 impl Outputs {
-    pub(super) fn new(exporter: Exporter, store: Store, events: Option<(Jsonl, String)>) -> Self {
-        let handle = store.handle();
+    /// Without a store, for a replay that keeps nothing.
+    pub(super) fn new(exporter: Exporter, store: Option<Store>, events: Option<(Jsonl, String)>) -> Self {
+        let store = store.map(|store| {
+            let handle = store.handle();
+            (store, handle)
+        });
         let (events, events_target) = events.unzip();
         let events_target = events_target.unwrap_or_default();
-        Self { exporter, store, handle, events, events_target, line: Vec::new() }
+        Self { exporter, store, events, events_target, line: Vec::new() }
     }
 
     /// Hands effects and changed state out; an alert is stored with the state that came with it.
@@ -37,9 +40,18 @@ impl Outputs {
         if effects.is_empty() && state.is_empty() {
             return;
         }
-        self.handle.push(Batch { effects, state, dispositions: Vec::new(), now });
+        if let Some((_, handle)) = &self.store {
+            handle.push(Batch { effects, state, dispositions: Vec::new(), now });
+        }
         if self.events.is_some() {
             effects.iter().for_each(|effect| self.write_event(effect, now));
+        }
+    }
+
+    /// Stores a verdict.
+    pub(super) fn record(&mut self, disposition: DispositionRow, now: Moment) {
+        if let Some((_, handle)) = &self.store {
+            handle.push(Batch { effects: &[], state: Vec::new(), dispositions: vec![disposition], now });
         }
     }
 
@@ -66,7 +78,7 @@ impl Outputs {
     }
 
     pub(super) fn store_stats(&self) -> StoreStats {
-        self.handle.stats()
+        self.store.as_ref().map(|(_, handle)| handle.stats()).unwrap_or_default()
     }
 
     /// The sinks besides the store.
@@ -86,14 +98,14 @@ impl Outputs {
 
     /// What found no room, by place.
     pub(super) fn losses(&self) -> Vec<(&'static str, u64)> {
-        let mut losses = self.handle.stats().lost;
+        let mut losses = self.store_stats().lost;
         losses.extend(self.events.as_ref().map(|events| ("event_file", events.counts().lost)));
         losses
     }
 
     /// Writes what waits and closes the store.
     pub(super) fn close(self) -> Result<(), StoreError> {
-        self.store.close()
+        self.store.map_or(Ok(()), |(store, _)| store.close())
     }
 }
 

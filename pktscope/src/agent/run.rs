@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::mpsc::{self, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, Sender},
+    },
     thread,
     time::Duration,
 };
@@ -17,6 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     command::Command,
+    control::Control,
     notify,
     outputs::Outputs,
     restore,
@@ -26,6 +30,7 @@ use super::{
     turn::{Parts, Turns},
 };
 use crate::{
+    api::{ApiError, Server},
     clock,
     config::{Config, ConfigError},
     core::{event::Event, flow::FlowId, pipeline::Pipeline},
@@ -69,6 +74,9 @@ pub enum RunError {
     /// The event file.
     #[error(transparent)]
     Events(#[from] JsonlError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ApiError),
     /// A MaxMind database.
     #[error(transparent)]
     Geo(#[from] GeoError),
@@ -101,7 +109,7 @@ pub fn run(options: RunOptions) -> Result<(), RunError> {
     let store = open_store(&options)?;
     let events = config.agent.events.as_deref().map(open_events).transpose()?;
     let geo = GeoDatabases::open(config.geoip.country.as_deref(), config.geoip.asn.as_deref())?;
-    let outputs = Outputs::new(exporter(), store, events);
+    let outputs = Outputs::new(exporter(), Some(store), events);
     let turns = build(config, outputs, geo)?;
     let (commands, received) = mpsc::channel();
     let (alive, gone) = oneshot::channel::<()>();
@@ -110,12 +118,15 @@ pub fn run(options: RunOptions) -> Result<(), RunError> {
         turns.run(&received)
     });
     let thread = thread.map_err(system("start the core's thread"))?;
+    let control = Arc::new(Control::new(commands.clone()));
+    let server = Server::start(&config.agent.runtime_dir, control)?;
     if let Some(path) = &config.agent.ready_file {
         File::create(path).map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
     }
     notify::ready();
     let waited = wait(&options, &commands, gone);
     notify::stopping();
+    drop(server);
     // The thread may have ended already: then there is nobody left to stop.
     let _ = commands.send(Command::Stop);
     let outputs = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -163,7 +163,8 @@ fn baseline(turns: &mut Turns, now: Moment) -> BaselineReport {
     }
 }
 
-fn text_of(at: WallTime) -> String {
+/// RFC 3339.
+pub(super) fn text_of(at: WallTime) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(at.0)).unwrap_or_default().to_string()
 }
 

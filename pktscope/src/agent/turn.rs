@@ -104,14 +104,13 @@ impl Turns {
     fn obey(&mut self, command: Command) {
         let now = clock::now();
         match command {
-            Command::Status(reply) => {
-                let report = status::report(self, now);
+            Command::Ask(request, reply) => {
+                let answer = self.answer(request, now);
                 // The asker may have gone: then nobody misses the answer.
-                let _ = reply.send(report);
+                let _ = reply.send(answer);
             }
             Command::Reopen => self.outputs.reopen(),
             Command::Configure(config) => self.configure(&config),
-            Command::Edit(edit) => edit(&mut self.pipeline, now, &mut self.effects),
             Command::Stop => {}
         }
         self.hand_out(now);

@@ -3,8 +3,18 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    alerts::AlertsArguments, baseline::BaselineArguments, config::ConfigArguments, destinations, dns, doctor, flows,
-    listing::Listing, output::Format, place::Place, processes, rules, run::RunArguments, snapshot, status,
+    alerts::AlertsArguments,
+    baseline::BaselineArguments,
+    config::ConfigArguments,
+    destinations, dns, doctor, flows,
+    listing::Listing,
+    output::Format,
+    place::Place,
+    processes,
+    replay::{self, ReplayArguments},
+    rules,
+    run::RunArguments,
+    snapshot, status,
 };
 
 /// Which program sent every byte that leaves this host, where to, and is that normal for it.
@@ -51,6 +61,9 @@ pub enum Command {
     Baseline(BaselineArguments),
     /// Print one snapshot of the host as JSON
     Snapshot,
+    /// Put a capture or a recording through the same pipeline, offline and unprivileged
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(ReplayArguments),
     /// Check the configuration, or show it with every default
     Config(ConfigArguments),
 }
@@ -74,6 +87,7 @@ impl Arguments {
             Command::Rules(format) => rules::run(place, *format),
             Command::Baseline(arguments) => arguments.run(place),
             Command::Snapshot => snapshot::run(place),
+            Command::Replay(arguments) => arguments.run(place),
             Command::Config(arguments) => arguments.run(place),
         }
     }

@@ -18,6 +18,7 @@ mod mark;
 mod output;
 mod place;
 mod processes;
+mod replay;
 mod rules;
 mod run;
 mod snapshot;

@@ -63,6 +63,7 @@ pub struct Recording<R> {
     buffer: Vec<u8>,
     interned: Interned,
     stats: RecordingStats,
+    bytes: u64,
 }
 
 /// Values that many lines share, so that each is built once.
@@ -75,12 +76,17 @@ struct Interned {
 impl<R: BufRead> Recording<R> {
     /// Reads from `input`, from where it stands.
     pub fn new(input: R) -> Self {
-        Self { input, buffer: Vec::new(), interned: Interned::default(), stats: RecordingStats::default() }
+        Self { input, buffer: Vec::new(), interned: Interned::default(), stats: RecordingStats::default(), bytes: 0 }
     }
 
     /// Counts so far.
     pub fn stats(&self) -> RecordingStats {
         self.stats
+    }
+
+    /// Bytes read so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The next event; `None` at the end.
@@ -100,6 +106,7 @@ impl<R: BufRead> Recording<R> {
     fn read_line(&mut self) -> io::Result<bool> {
         self.buffer.clear();
         let read = io::Read::take(&mut self.input, MAX_LINE_BYTES).read_until(b'\n', &mut self.buffer)?;
+        self.bytes += read as u64;
         if read as u64 == MAX_LINE_BYTES && self.buffer.last() != Some(&b'\n') {
             self.stats.too_long += 1;
             self.buffer.clear();
@@ -119,6 +126,7 @@ impl<R: BufRead> Recording<R> {
                 None => (available.len(), false),
             };
             self.input.consume(used);
+            self.bytes += used as u64;
             if is_done {
                 return Ok(());
             }

@@ -31,6 +31,7 @@ use super::{
 
 pub use engine::{Detection, DetectionInput};
 pub use finding::Finding;
+pub use persist::Closing;
 pub use settings::DetectionSettings;
 pub use sight::{Actor, DnsSight, InterfaceSight, ProgramSight, Sight};
 

@@ -1,0 +1,96 @@
+//! What the control socket's requests ask for.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{
+    host,
+    status::{self, text_of},
+    turn::Turns,
+};
+use crate::{
+    api::{Mark, ProgramReport, Request},
+    core::{
+        baseline::{Baseline, Steady, profile::Program},
+        detect::Closing,
+        time::{Moment, WallTime},
+    },
+    store::{self, DispositionRow, Reader},
+};
+
+impl Turns {
+    /// Does what is asked.
+    pub(super) fn answer(&mut self, request: Request, now: Moment) -> Result<Value, String> {
+        match request {
+            Request::Status => to_value(&status::report(self, now)),
+            Request::Snapshot => Ok(host::snapshot(&status::report(self, now), now)),
+            Request::Mark(mark) => self.mark(&mark, now),
+            Request::BaselineStatus { program } => self.baseline_status(program.as_deref()),
+            Request::BaselineReset { program } => {
+                self.pipeline.detection().reset(program.as_deref());
+                Ok(Value::Null)
+            }
+            Request::BaselineExport => {
+                let rows = self.pipeline.detection().export(None);
+                Ok(Value::Array(rows.into_iter().filter_map(store::export_row).collect()))
+            }
+            Request::BaselineImport { rows } => self.import(rows, now),
+            other => Err(format!("{other:?} is not answered by this agent")),
+        }
+    }
+
+    /// Stores a verdict, and lets it bear on what is learned.
+    fn mark(&mut self, mark: &Mark, now: Moment) -> Result<Value, String> {
+        let closing = match mark.verdict.as_str() {
+            "true_positive" => Closing::Hostile,
+            "false_positive" | "benign_true_positive" => Closing::Normal,
+            other => return Err(format!("\"{other}\" is no verdict")),
+        };
+        let reader = Reader::open(Path::new(&self.identity.state_dir)).map_err(|fault| fault.to_string())?;
+        let alert = reader.alert(mark.alert_id).map_err(|fault| fault.to_string())?;
+        let alert = alert.ok_or_else(|| format!("there is no alert {}", mark.alert_id))?;
+        let row = DispositionRow::on_alert(&alert, &mark.verdict, &mark.analyst, &mark.note, now.wall);
+        let is_learned_from = self.pipeline.detection().close_alert(mark.alert_id, closing, now);
+        self.outputs.record(row, now);
+        Ok(json!({ "is_learned_from": is_learned_from }))
+    }
+
+    fn baseline_status(&mut self, program: Option<&str>) -> Result<Value, String> {
+        let baseline = self.pipeline.detection().baseline();
+        let is_wanted = |known: &Program| program.is_none_or(|name| *known.row.key.name == *name);
+        let known = baseline.all_programs().map(|(_, known)| known).filter(|known| is_wanted(known));
+        let mut reports: Vec<ProgramReport> = known.map(|known| program_report(known, baseline)).collect();
+        reports.sort_by(|one, other| one.program.cmp(&other.program));
+        to_value(&reports)
+    }
+
+    fn import(&mut self, rows: Vec<Value>, now: Moment) -> Result<Value, String> {
+        let rows: Result<Vec<_>, _> = rows.into_iter().map(store::import_row).collect();
+        let rows = rows?;
+        let orphans = self.pipeline.detection().restore(&rows, now);
+        Ok(json!({ "imported": rows.len() - orphans, "skipped": orphans }))
+    }
+}
+
+fn program_report(known: &Program, baseline: &Baseline) -> ProgramReport {
+    let row = &known.row;
+    let is_learning = baseline.learning.is_learning() || row.learns_until.is_some_and(|until| until > row.last_seen);
+    ProgramReport {
+        program: row.key.name.to_string(),
+        state: if is_learning { "learning" } else { "active" }.to_owned(),
+        destinations: u64::from(row.labels),
+        first_seen: steady_text(row.first_seen),
+        last_seen: steady_text(row.last_seen),
+        ..ProgramReport::default()
+    }
+}
+
+/// Steady time is wall time that never steps back.
+fn steady_text(at: Steady) -> String {
+    text_of(WallTime(at.0))
+}
+
+fn to_value(report: &impl serde::Serialize) -> Result<Value, String> {
+    serde_json::to_value(report).map_err(|error| error.to_string())
+}

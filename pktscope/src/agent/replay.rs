@@ -1,0 +1,309 @@
+//! `pktscope replay`: a capture or a recording through the same pipeline, offline, in the input's own time.
+//!
+//! Nothing here reads a clock: the same input and configuration give the same events, byte for byte.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read, Seek as _},
+    path::{Path, PathBuf},
+};
+
+use super::{outputs::Outputs, restore, settings};
+use crate::{
+    config::Config,
+    core::{
+        alert::Alert,
+        detect::Detection,
+        effect::{Effect, Lookup},
+        event::{Answer, Event},
+        flow::FlowId,
+        packet::Tunnels,
+        pipeline::Pipeline,
+        time::{BootTime, Moment, WallTime},
+    },
+    enrich::geoip::{GeoDatabases, GeoError},
+    replay::{
+        capture::{self, CaptureError},
+        packets::{PacketReader, ReplayStatistics, TimedPacket},
+        recording::{Recording, RecordingStats},
+    },
+    sink::{
+        ecs::Exporter,
+        jsonl::{Jsonl, JsonlError},
+    },
+    store::{Reader, Store, StoreError, StoreOptions},
+};
+
+/// First bytes of a pcapng file, and of pcap files of either byte order and resolution
+/// (draft-ietf-opsawg-pcapng, draft-ietf-opsawg-pcap).
+const CAPTURE_MAGICS: [[u8; 4]; 5] = [
+    [0x0a, 0x0d, 0x0d, 0x0a],
+    [0xa1, 0xb2, 0xc3, 0xd4],
+    [0xd4, 0xc3, 0xb2, 0xa1],
+    [0xa1, 0xb2, 0x3c, 0x4d],
+    [0x4d, 0x3c, 0xb2, 0xa1],
+];
+
+/// What `pktscope replay` is told.
+#[derive(Clone, Debug)]
+pub struct ReplayOptions {
+    /// The capture or recording.
+    pub file: PathBuf,
+    /// The configuration, flags applied.
+    pub config: Config,
+    /// Where the result is stored; in memory where it is `None`.
+    pub state_dir: Option<PathBuf>,
+    /// Where every event is written; `-` is standard output.
+    pub events: Option<PathBuf>,
+    /// What is seen into.
+    pub tunnels: Tunnels,
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub enum ReplayInput {
+    /// A capture.
+    Capture(Box<ReplayStatistics>),
+    /// A recording.
+    Recording(RecordingStats),
+}
+
+/// What came of a replay.
+#[derive(Clone, Debug)]
+pub struct ReplayReport {
+    /// What was read, and what could not be.
+    pub input: ReplayInput,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Flows told.
+    pub flows: u64,
+    /// Alerts raised.
+    pub alerts: u64,
+    /// Why reading ended early; what came before it was replayed.
+    pub fault: Option<String>,
+}
+
+impl ReplayReport {
+    /// Whether all of the input could be read.
+    pub fn is_complete(&self) -> bool {
+        self.fault.is_none()
+            && match &self.input {
+                ReplayInput::Capture(statistics) => statistics.capture.is_complete(),
+                ReplayInput::Recording(stats) => stats.torn + stats.incomplete + stats.too_long == 0,
+            }
+    }
+}
+
+/// Why there was no replay.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The input cannot be opened.
+    #[error("failed to open {path}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The input is no capture.
+    #[error("failed to read capture {path}")]
+    Capture {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: CaptureError,
+    },
+    /// The state directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The event file.
+    #[error(transparent)]
+    Events(#[from] JsonlError),
+    /// A MaxMind database.
+    #[error(transparent)]
+    Geo(#[from] GeoError),
+}
+
+/// Sees a replay's alerts and progress.
+pub trait ReplayWatcher {
+    /// An alert, in order.
+    fn alert(&mut self, alert: &Alert);
+
+    /// So many bytes of so many are read.
+    fn progress(&mut self, read: u64, total: u64);
+}
+
+/// Replays a file.
+///
+/// # Errors
+/// [`ReplayError`] where nothing could be replayed; what went wrong later stands in the report.
+pub fn replay(options: &ReplayOptions, watcher: &mut dyn ReplayWatcher) -> Result<ReplayReport, ReplayError> {
+    let path = &options.file;
+    let failed = |source| ReplayError::Open { path: path.clone(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let total = file.metadata().map_err(failed)?.len();
+    let is_capture = is_capture(&mut file).map_err(failed)?;
+    let session = Session::new(options, watcher, total)?;
+    if is_capture { session.capture(file, path, options.tunnels) } else { session.recording(file) }
+}
+
+fn is_capture(file: &mut File) -> io::Result<bool> {
+    let mut magic = Vec::new();
+    file.take(4).read_to_end(&mut magic)?;
+    file.rewind()?;
+    Ok(CAPTURE_MAGICS.iter().any(|known| magic == known))
+}
+
+/// One replay under way.
+struct Session<'a> {
+    pipeline: Pipeline,
+    outputs: Outputs,
+    geo: GeoDatabases,
+    watcher: &'a mut dyn ReplayWatcher,
+    effects: Vec<Effect>,
+    total: u64,
+    now: Moment,
+    flows: u64,
+    alerts: u64,
+}
+
+impl<'a> Session<'a> {
+    fn new(options: &ReplayOptions, watcher: &'a mut dyn ReplayWatcher, total: u64) -> Result<Self, ReplayError> {
+        let config = &options.config;
+        let geo = GeoDatabases::open(config.geoip.country.as_deref(), config.geoip.asn.as_deref())?;
+        let events = options.events.as_deref().map(|path| Ok::<_, JsonlError>((Jsonl::open(path)?, String::new())));
+        let events = events.transpose()?;
+        let store = options.state_dir.as_deref().map(|directory| open_store(directory, config)).transpose()?;
+        let (detection, first_id) = remembered(options)?;
+        let settings = settings::pipeline(config, "replay".to_owned(), 0, &geo);
+        Ok(Self {
+            pipeline: Pipeline::new(settings, detection, first_id),
+            outputs: Outputs::new(Exporter::default(), store, events),
+            geo,
+            watcher,
+            effects: Vec::new(),
+            total,
+            now: Moment::default(),
+            flows: 0,
+            alerts: 0,
+        })
+    }
+
+    fn capture(mut self, file: File, path: &Path, tunnels: Tunnels) -> Result<ReplayReport, ReplayError> {
+        let failed = |source| ReplayError::Capture { path: path.to_owned(), source };
+        let reader = capture::Reader::new(file).map_err(failed)?;
+        let mut packets = PacketReader::new(reader, tunnels);
+        let fault = loop {
+            let next = packets.next_packets(|batch| self.take_packets(batch));
+            self.watcher.progress(packets.statistics().capture.bytes, self.total);
+            match next {
+                Ok(true) => {}
+                Ok(false) => break None,
+                Err(fault) => break Some(fault.to_string()),
+            }
+        };
+        let statistics = packets.statistics();
+        let bytes = statistics.capture.bytes;
+        self.finish(ReplayInput::Capture(Box::new(statistics)), bytes, fault)
+    }
+
+    fn take_packets(&mut self, batch: &[TimedPacket<'_>]) {
+        let Some((at, _)) = batch.last() else { return };
+        self.pass_time_to(moment(*at));
+        self.pipeline.packets(batch, self.now, &mut self.effects);
+        self.hand_out();
+    }
+
+    fn recording(mut self, file: File) -> Result<ReplayReport, ReplayError> {
+        let mut recording = Recording::new(BufReader::with_capacity(1 << 20, file));
+        let fault = loop {
+            match recording.next_event() {
+                Ok(Some(recorded)) => self.take_recorded(recorded.event, recorded.at),
+                Ok(None) => break None,
+                Err(fault) => break Some(fault.to_string()),
+            }
+            self.watcher.progress(recording.bytes(), self.total);
+        };
+        let bytes = recording.bytes();
+        self.finish(ReplayInput::Recording(recording.stats()), bytes, fault)
+    }
+
+    fn take_recorded(&mut self, event: Event, at: Moment) {
+        self.pass_time_to(at);
+        self.pipeline.step(event, at, &mut self.effects);
+        self.hand_out();
+    }
+
+    /// Lets the pipeline see each second that begins; its time never goes back.
+    fn pass_time_to(&mut self, at: Moment) {
+        let is_new_second = self.now.wall.seconds() < at.wall.seconds();
+        if self.now.boot < at.boot {
+            self.now = at;
+        }
+        if is_new_second {
+            self.pipeline.tick(self.now, &mut self.effects);
+            self.hand_out();
+        }
+    }
+
+    fn hand_out(&mut self) {
+        let mut told = Vec::new();
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                match effect {
+                    Effect::Lookup(Lookup::Geo(addr)) => {
+                        let geo = self.geo.lookup(addr).unwrap_or_default();
+                        self.pipeline.step(Event::Answer(Answer::Geo(addr, geo)), self.now, &mut self.effects);
+                    }
+                    Effect::Lookup(Lookup::Process(_)) => {}
+                    effect => told.push(effect),
+                }
+            }
+        }
+        for effect in &told {
+            match effect {
+                Effect::Alert(alert) => {
+                    self.alerts += 1;
+                    self.watcher.alert(alert);
+                }
+                Effect::Flow(change) => self.flows += u64::from(change.flow.ended.is_some()),
+                _ => {}
+            }
+        }
+        self.outputs.tell(&told, Vec::new(), self.now);
+    }
+
+    fn finish(mut self, input: ReplayInput, bytes: u64, fault: Option<String>) -> Result<ReplayReport, ReplayError> {
+        self.pipeline.finish(self.now, &mut self.effects);
+        self.hand_out();
+        let state = restore::changes(&mut self.pipeline);
+        self.outputs.tell(&[], state, self.now);
+        self.outputs.flush(self.now);
+        self.outputs.close()?;
+        Ok(ReplayReport { input, bytes, flows: self.flows, alerts: self.alerts, fault })
+    }
+}
+
+/// In a capture both clocks are the capture's own time.
+fn moment(at: BootTime) -> Moment {
+    Moment { boot: at, wall: WallTime(i64::try_from(at.0).unwrap_or(i64::MAX)) }
+}
+
+fn open_store(directory: &Path, config: &Config) -> Result<Store, StoreError> {
+    let document = |alert: &Alert, now| Exporter::default().alert_text(alert, now);
+    let options = StoreOptions { waits_when_full: true, ..StoreOptions::new(&config.store, Box::new(document)) };
+    Store::open(directory, options)
+}
+
+fn remembered(options: &ReplayOptions) -> Result<(Detection, FlowId), StoreError> {
+    match options.state_dir.as_deref() {
+        Some(directory) => {
+            let reader = Reader::open(directory)?;
+            let first_id = FlowId(reader.last_flow_id()?.map_or(1, |last| last + 1));
+            Ok((restore::detection(&options.config, &reader)?, first_id))
+        }
+        None => Ok((Detection::new(settings::detection(&options.config)), FlowId(1))),
+    }
+}
