@@ -1,4 +1,5 @@
 //! Processes of a real container, where Podman can run one: id, image, layer, files seen in the container's own tree.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::{
     os::unix::fs::{MetadataExt, symlink},
