@@ -4,12 +4,13 @@
 //! Both queues are bounded; what finds one full is counted and goes unanswered.
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
     time::Duration,
@@ -38,15 +39,16 @@ use crate::{
     },
 };
 
-/// How often files that are held open are looked at while there are no questions.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often files that are held open or deferred are looked at while there are no questions.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
 
 /// Bounds of an [`Enricher`].
 #[derive(Clone, Copy, Debug)]
 pub struct EnrichSettings {
     /// Questions that may wait; one takes a few hundred microseconds.
     pub questions: usize,
-    /// Files that may wait to be read; each holds up to two descriptors.
+    /// Processes whose files may wait to be read; each holds up to two descriptors. More wait without holding any, up to
+    /// as many as there may be questions.
     pub files: usize,
     /// Answers that may wait to be taken; the threads wait when they are as many.
     pub answers: usize,
@@ -69,8 +71,10 @@ pub struct EnrichCounters {
     pub processes_gone: AtomicU64,
     /// Files read whole.
     pub files_read: AtomicU64,
-    /// Files that found their queue full.
+    /// Processes whose files found both queues full and were not read.
     pub files_dropped: AtomicU64,
+    /// Processes whose files wait to be read now.
+    files_waiting: AtomicU64,
 }
 
 /// The threads that look processes up; they end when this and the receiver are dropped.
@@ -91,7 +95,8 @@ impl Enricher {
         let (answers, answered) = mpsc::channel(settings.answers);
         let root = image::host_root();
         let packages = Packages::new(root)?;
-        let looker = Looker::new(open_folder(root)?, files, answers.clone(), counters.clone());
+        let output = LookerOutput { files, answers: answers.clone(), counters: counters.clone() };
+        let looker = Looker::new(settings, open_folder(root)?, output);
         let reader = FileReader { hasher: Hasher::default(), packages, answers, counters: counters.clone() };
         thread::Builder::new().name("enrich-process".into()).spawn(move || looker.run(&asked))?;
         thread::Builder::new().name("enrich-file".into()).spawn(move || reader.run(&waiting))?;
@@ -131,66 +136,93 @@ struct Looker {
     cgroups: Cgroups,
     images: ContainerImages,
     users: Users,
+    settings: EnrichSettings,
+    /// Questions whose files are to be read once there is room.
+    deferred: VecDeque<ProcessLookup>,
+    output: LookerOutput,
+}
+
+/// What a [`Looker`] does next.
+enum Next {
+    /// Answers a question.
+    Question(ProcessLookup),
+    /// Hands on the files of a process that was answered for before.
+    Deferred(ProcessLookup),
+}
+
+/// Where a [`Looker`] leaves what it found.
+struct LookerOutput {
     files: SyncSender<FileTask>,
     answers: mpsc::Sender<ProcessFacts>,
     counters: Arc<EnrichCounters>,
 }
 
 impl Looker {
-    fn new(
-        host_root: OwnedFd,
-        files: SyncSender<FileTask>,
-        answers: mpsc::Sender<ProcessFacts>,
-        counters: Arc<EnrichCounters>,
-    ) -> Self {
+    fn new(settings: EnrichSettings, host_root: OwnedFd, output: LookerOutput) -> Self {
         Self {
             proc: Proc::new(),
+            settings,
+            deferred: VecDeque::new(),
+            output,
             host_root,
             seen: SeenFiles::default(),
             cgroups: Cgroups::default(),
             images: ContainerImages::new(image::host_root()),
             users: Users::default(),
-            files,
-            answers,
-            counters,
         }
     }
 
     fn run(mut self, questions: &Receiver<ProcessLookup>) {
-        while let Some(question) = self.next(questions) {
-            let (facts, task) = self.answer(&question);
-            if self.answers.blocking_send(facts).is_err() {
+        while let Some(next) = self.next(questions) {
+            let (Next::Question(question) | Next::Deferred(question)) = &next;
+            let (facts, task) = self.answer(question);
+            if matches!(next, Next::Question(_)) && self.output.answers.blocking_send(facts).is_err() {
                 return;
             }
             if let Some(task) = task.filter(|_| question.depth == LookupDepth::Full) {
-                self.read(task);
+                self.read(task, question);
             }
         }
     }
 
-    /// The next question; `None` at the end.
-    fn next(&mut self, questions: &Receiver<ProcessLookup>) -> Option<ProcessLookup> {
-        while self.seen.is_holding() {
+    /// What to do next; `None` at the end.
+    fn next(&mut self, questions: &Receiver<ProcessLookup>) -> Option<Next> {
+        while self.seen.is_holding() || !self.deferred.is_empty() {
             self.seen.release(clock::now().boot);
+            if self.has_room_for_files()
+                && let Some(question) = self.deferred.pop_front()
+            {
+                return Some(Next::Deferred(question));
+            }
             match questions.recv_timeout(HOUSEKEEPING) {
-                Ok(question) => return Some(question),
+                Ok(question) => return Some(Next::Question(question)),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        questions.recv().ok()
+        questions.recv().ok().map(Next::Question)
     }
 
-    fn read(&mut self, task: FileTask) {
-        let (TrySendError::Full(task) | TrySendError::Disconnected(task)) = match self.files.try_send(task) {
-            Ok(()) => return,
-            Err(refused) => refused,
-        };
-        self.counters.files_dropped.fetch_add(1, Ordering::Relaxed);
+    fn has_room_for_files(&self) -> bool {
+        self.output.counters.files_waiting.load(Ordering::Relaxed) <= self.settings.files as u64 / 2
+    }
+
+    /// Hands a process's files on to be read, or defers that.
+    fn read(&mut self, task: FileTask, question: &ProcessLookup) {
+        self.output.counters.files_waiting.fetch_add(1, Ordering::Relaxed);
+        if self.output.files.try_send(task).is_ok() {
+            return;
+        }
+        self.output.counters.files_waiting.fetch_sub(1, Ordering::Relaxed);
+        if self.deferred.len() < self.settings.questions {
+            self.deferred.push_back(question.clone());
+            return;
+        }
+        self.output.counters.files_dropped.fetch_add(1, Ordering::Relaxed);
         let hash = Some(ImageHash::Unreadable("too many files were waiting to be read".into()));
-        let facts = ProcessFacts { key: task.facts.key, image: task.facts.image, hash, ..ProcessFacts::default() };
+        let facts = ProcessFacts { key: question.key, image: question.image, hash, ..ProcessFacts::default() };
         // A receiver that is gone needs no answer.
-        let _ = self.answers.blocking_send(facts);
+        let _ = self.output.answers.blocking_send(facts);
     }
 
     fn answer(&mut self, question: &ProcessLookup) -> (ProcessFacts, Option<FileTask>) {
@@ -199,7 +231,7 @@ impl Looker {
             return (kernel_thread(question, own.as_ref()), None);
         }
         if own.is_none() {
-            self.counters.processes_gone.fetch_add(1, Ordering::Relaxed);
+            self.output.counters.processes_gone.fetch_add(1, Ordering::Relaxed);
         }
         let parent = question.parent.and_then(|parent| self.proc.open(parent));
         let around = Surroundings { own: own.as_ref(), parent: parent.as_ref(), host_root: &self.host_root };
@@ -300,6 +332,7 @@ struct FileReader {
 impl FileReader {
     fn run(mut self, tasks: &Receiver<FileTask>) {
         while let Ok(task) = tasks.recv() {
+            self.counters.files_waiting.fetch_sub(1, Ordering::Relaxed);
             let facts = self.answer(task);
             if self.answers.blocking_send(facts).is_err() {
                 return;
@@ -703,6 +736,33 @@ mod tests {
         for _ in 0..taken {
             answers.blocking_recv().unwrap();
         }
+    }
+
+    #[test]
+    fn files_that_find_their_queue_full_are_read_later() {
+        let settings = EnrichSettings { files: 1, ..EnrichSettings::default() };
+        let (enricher, mut answers) = Enricher::spawn(settings).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("large");
+        fs::File::create(&file).unwrap().set_len(8 << 20).unwrap();
+        let question = |n: u64| ProcessLookup {
+            key: ProcessKey { pid: 0x7fff_fff0, started_at: BootTime(n) },
+            depth: LookupDepth::Full,
+            filename: file.to_str().unwrap().into(),
+            file: Some(file_id(&file)),
+            ..Default::default()
+        };
+        for n in 0..50 {
+            enricher.submit(question(n));
+        }
+        let expected = sha256sum(&file);
+        let mut hashed = 0;
+        for _ in 0..100 {
+            let facts = answers.blocking_recv().unwrap();
+            hashed += usize::from(facts.hash.is_some());
+            assert!(facts.hash.is_none() || facts.hash == expected);
+        }
+        assert_eq!((hashed, enricher.counters().files_read.load(Ordering::Relaxed)), (50, 1));
     }
 
     #[test]

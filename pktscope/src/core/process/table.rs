@@ -164,8 +164,11 @@ impl ProcessTable {
         let entry = self.admit(fork.key, fork.at, effects);
         entry.parent = Some(fork.parent);
         entry.set_user(fork.uid, fork.cgroup_id);
-        let Some((image, context, is_kernel_thread)) = parent.filter(|_| entry.image.number == 0) else { return };
+        if entry.image.number != 0 {
+            return;
+        }
         entry.comm = comm;
+        let Some((image, context, is_kernel_thread)) = parent else { return };
         entry.parent_image = Some(image.clone());
         entry.image = image;
         entry.context = context.unwrap_or_default();
@@ -783,6 +786,16 @@ mod tests {
         bench.answer(&ProcessFacts { comm, parent, ..facts(lost, 0, "/usr/bin/curl") });
         assert_eq!(bench.told(), ["started 11 /usr/bin/curl", "Full? 10"], "its parent is an ancestor now");
         assert_eq!(bench.table.ancestors(lost).len(), 1);
+    }
+
+    #[test]
+    fn a_child_of_an_unknown_parent_keeps_what_its_fork_told() {
+        let child = key(11, 6);
+        let mut bench = Bench::new(ProcessLimits::default());
+        bench.fork(child, key(10, 5));
+        let process = bench.owner(child);
+        assert_eq!((&*process.comm, process.parent, process.uid), ("forked", Some(key(10, 5)), Some(1000)));
+        assert_eq!(bench.told(), ["Full? 11"]);
     }
 
     #[test]
