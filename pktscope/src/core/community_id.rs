@@ -160,4 +160,21 @@ mod tests {
         check(46, "10.1.12.1", "10.1.12.2", None, "1:KHlLkgoJW7ifUTyTSgyVfkFHzKw=");
         check(46, "10.1.12.2", "10.1.12.1", None, "1:KHlLkgoJW7ifUTyTSgyVfkFHzKw=");
     }
+
+    /// Arkime gives an ID with every session; of ICMP its rows lack type and code.
+    #[test]
+    fn as_arkime() {
+        let Some(rows) = crate::captures::rows("truth/arkime_sessions.jsonl.gz") else { return };
+        let mut checked = 0;
+        for row in rows.iter().filter(|row| matches!(row["ipproto"].as_u64(), Some(6 | 17 | 132))) {
+            let Some(expected) = row["community_id"].as_str() else { continue };
+            let number = |field: &str| u16::try_from(row[field].as_u64().unwrap()).unwrap();
+            let transport = u8::try_from(number("ipproto")).unwrap();
+            let text = |field: &str| row[field].as_str().unwrap();
+            check(transport, text("src"), text("dst"), Some([number("sport"), number("dport")]), expected);
+            checked += 1;
+        }
+        eprintln!("{checked} sessions");
+        assert!(checked > 500, "only {checked}");
+    }
 }

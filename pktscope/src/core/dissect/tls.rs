@@ -223,6 +223,20 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_encrypted_hello_is_said_as_such() {
+        let mut handshake = hello_bytes(b"outer.example");
+        let more = [&EXT_ECH.to_be_bytes()[..], &[0, 3, 0, 1, 2]].concat();
+        let extensions_at = HANDSHAKE_HEADER_LEN + 2 + 32 + 1 + 4 + 2;
+        let len = u16::from_be_bytes([handshake[extensions_at], handshake[extensions_at + 1]]) + 7;
+        handshake[extensions_at..extensions_at + 2].copy_from_slice(&len.to_be_bytes());
+        handshake[3] += 7;
+        handshake.extend_from_slice(&more);
+        let Progress::Done(hello) = read_handshake(&handshake) else { panic!() };
+        assert!(hello.has_encrypted_hello);
+        assert_eq!(hello.summary(Ja4Transport::Tcp).server_name.as_deref(), Some("outer.example"));
+    }
+
+    #[test]
     fn same_hello_from_any_records() {
         let handshake = hello_bytes(b"example.org");
         let whole = read_handshake(&handshake);
