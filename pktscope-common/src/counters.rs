@@ -45,8 +45,8 @@ counters! {
     UnknownMtu = "unknown_mtu_packets",
     /// Packets that a raw socket got a copy of without having asked its sender anything.
     RawCopies = "raw_copies_packets",
-    /// Payloads longer than a record has room for.
-    PayloadCut = "payload_cut",
+    /// What TIME_WAIT sent, where the ring was full.
+    LingerRingFull = "ring_full_linger",
 }
 
 /// Number of slots.

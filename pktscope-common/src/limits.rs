@@ -6,8 +6,15 @@ pub const COMM_BYTES: usize = 16;
 pub const FILENAME_BYTES: usize = 256;
 /// Room for the arguments of `execve`, zero-separated; a power of two, so that a length can be masked.
 pub const ARGUMENTS_BYTES: usize = 512;
-/// Room for a packet's payload: more than an Ethernet frame carries; a power of two, so that a length can be masked.
-pub const PAYLOAD_BYTES: usize = 2048;
+/// Room for a short payload, as most of DNS has; a power of two, so that a length can be masked.
+pub const SHORT_PAYLOAD_BYTES: usize = 512;
+/// Room for any payload that is copied: a ClientHello with a post-quantum key share; a power of two.
+pub const LONG_PAYLOAD_BYTES: usize = 4096;
+/// Payloads copied of one flow until it is known to hold no name: a ClientHello in small segments, QUIC Initials sent
+/// again.
+pub const INSPECTED_PAYLOADS: u8 = 4;
+/// The same for DNS over TCP.
+pub const INSPECTED_DNS_SEGMENTS: u8 = 16;
 /// Default size of the ring buffer in bytes: 30,000 socket records.
 pub const RING_BYTES: u32 = 8 << 20;
 /// Default number of peers of unconnected sockets that are counted apart.

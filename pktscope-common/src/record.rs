@@ -1,7 +1,7 @@
 //! One `repr(C)` struct for each record of the ring buffer, little or big endian as the machine is, without padding.
 
 use crate::{
-    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES, PAYLOAD_BYTES},
+    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES},
     state::{Counts, Stamp, Tuple},
 };
 
@@ -24,6 +24,8 @@ pub enum RecordKind {
     Exit = 5,
     /// [`PayloadHeader`] and bytes.
     Payload = 6,
+    /// [`LingerRecord`].
+    Linger = 7,
 }
 
 /// In front of every record.
@@ -148,7 +150,9 @@ pub struct PayloadHeader {
     pub cookie: u64,
     /// Both ends.
     pub tuple: Tuple,
-    /// Bytes that the packet carried; the record may hold fewer.
+    /// Who uses the socket.
+    pub user: Stamp,
+    /// Bytes that the packet carried; the record may hold fewer, or, behind them, more than that.
     pub payload_bytes: u32,
     /// TCP: sequence number of the first byte, host order.
     pub sequence: u32,
@@ -161,11 +165,24 @@ pub struct PayloadHeader {
 /// A payload record as the kernel assembles it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct PayloadRecord {
+pub struct PayloadRecord<const N: usize> {
     /// What it is.
     pub header: PayloadHeader,
-    /// The bytes; only as many as `header.header.size` says are handed over.
-    pub bytes: [u8; PAYLOAD_BYTES],
+    /// The bytes; of them `payload_bytes`, where that is less, are filled in.
+    pub bytes: [u8; N],
+}
+
+/// What TIME_WAIT, which has no socket that could be counted at, sent for a connection whose end was reported with
+/// [`crate::state::flags::LINGERS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LingerRecord {
+    /// Kind, version, size, time.
+    pub header: RecordHeader,
+    /// Cookie of the socket that is gone.
+    pub cookie: u64,
+    /// What the kernel sent, and as received the FINs that it answers.
+    pub counts: Counts,
 }
 
 const _: () = assert!(size_of::<RecordHeader>() == 16);
@@ -173,4 +190,5 @@ const _: () = assert!(size_of::<SocketRecord>() == 216);
 const _: () = assert!(size_of::<ExecRecord>() == 872);
 const _: () = assert!(size_of::<ForkRecord>() == 80);
 const _: () = assert!(size_of::<ExitRecord>() == 32);
-const _: () = assert!(size_of::<PayloadHeader>() == 80);
+const _: () = assert!(size_of::<PayloadHeader>() == 104);
+const _: () = assert!(size_of::<LingerRecord>() == 72);

@@ -32,8 +32,8 @@ pub struct Counts {
     pub received_header_bytes: u64,
 }
 
-/// Both ends of a flow.
-#[repr(C)]
+/// Both ends of a flow; aligned, so that it is copied by words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tuple {
     /// This side's address; IPv4 as `::ffff:a.b.c.d`.
@@ -63,8 +63,8 @@ pub struct Tuple {
 pub struct SocketState {
     /// [`flags`].
     pub flags: u32,
-    /// Process last seen sending; 0 for nobody yet.
-    pub sender: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Of the socket's connection, or its first peer.
     pub counts: Counts,
     /// The connection, or the first peer.
@@ -79,10 +79,10 @@ pub struct SocketState {
     pub interface: u32,
     /// [`method`].
     pub method: u8,
-    /// Segments inspected for a server name so far.
+    /// Payloads inspected for a server name so far.
     pub inspected: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved_tail: [u8; 2],
     /// Who uses the socket.
     pub user: Stamp,
     /// Who made the socket.
@@ -121,8 +121,12 @@ pub struct PeerState {
     pub icmp_type: u8,
     /// ICMP code of the first message.
     pub icmp_code: u8,
+    /// Payloads inspected for a server name so far.
+    pub inspected: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: [u8; 4],
+    /// The socket's cookie.
+    pub cookie: u64,
     /// Who used the socket when the peer was first met, or sent to it since.
     pub user: Stamp,
     /// Who made the socket.
@@ -162,9 +166,17 @@ pub mod flags {
     /// Older than the agent: its first packets were not counted.
     pub const OLD: u32 = 1 << 14;
     /// The last packet sent went to a peer that is in the peer table.
-    pub const LAST_SENT_TO_PEER: u32 = 1 << 15;
+    pub const SENT_TO_PEER: u32 = 1 << 15;
     /// A raw socket: it also gets copies of packets that others asked for.
     pub const RAW: u32 = 1 << 16;
+    /// With [`SENT_TO_PEER`]: the peer was new, and its sender is known only when the system call returns.
+    pub const PEER_IS_NEW: u32 = 1 << 17;
+    /// What is sent is still inspected for a name.
+    pub const INSPECT_SENT: u32 = 1 << 18;
+    /// What is received is still inspected for a name.
+    pub const INSPECT_RECEIVED: u32 = 1 << 19;
+    /// The connection is replaced by a TIME_WAIT one that still waits for the other side's FIN.
+    pub const LINGERS: u32 = 1 << 20;
 }
 
 /// Values of [`SocketState::method`]: how the user is known.
@@ -192,4 +204,4 @@ const _: () = assert!(size_of::<Counts>() == 48);
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<SocketState>() == 184);
 const _: () = assert!(size_of::<PeerKey>() == 56);
-const _: () = assert!(size_of::<PeerState>() == 120);
+const _: () = assert!(size_of::<PeerState>() == 128);

@@ -15,6 +15,7 @@ use crate::{
     header::{context, protocol},
     kernel::{self, Kernel},
     maps::{SETTINGS, SOCKETS},
+    peer,
 };
 
 /// `SOCK_DONE` of include/net/sock.h: the other side's FIN was received (net/ipv4/tcp_input.c, `tcp_fin`).
@@ -47,9 +48,21 @@ pub fn released(sock: *mut bpf_sock) {
 #[inline(always)]
 pub fn tcp_destroyed(sk: *mut c_void) {
     let Some(state) = (unsafe { SOCKETS.get(sk, 0).as_mut() }) else { return };
-    if state.flags & flags::REGISTERED != 0 {
-        end(state, tcp_detail(sk));
+    if state.flags & flags::REGISTERED == 0 {
+        return;
     }
+    let tcp = tcp_detail(sk);
+    if may_linger(state.flags | tcp.flags) && tcp.error == 0 && peer::expect_lingering(state) {
+        state.flags |= flags::LINGERS;
+    }
+    end(state, tcp);
+}
+
+/// Whether a TIME_WAIT connection takes over that still waits for the other side's FIN (net/ipv4/tcp_input.c,
+/// `tcp_rcv_state_process`, TCP_FIN_WAIT1): this side closed first and nobody reset.
+#[inline(always)]
+fn may_linger(bits: u32) -> bool {
+    bits & (flags::ESTABLISHED | flags::FIN_RECEIVED | flags::RESET_RECEIVED | flags::RESET_SENT) == flags::ESTABLISHED
 }
 
 /// A socket connects again: its earlier connection is over.

@@ -1,6 +1,6 @@
 //! Reads of packet headers.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use pktscope_common::state::Tuple;
@@ -17,9 +17,15 @@ pub mod protocol {
 }
 
 const IPV4_HEADER_BYTES: u32 = 20;
-const IPV6_HEADER_BYTES: u32 = 40;
-/// Extension headers that are followed; a packet with more is read as having its last one as its protocol.
-const EXTENSION_HEADERS: usize = 6;
+/// Bytes of IPv6's fixed header (RFC 8200 section 3).
+pub const IPV6_HEADER_BYTES: u32 = 40;
+/// Extension headers that are followed, which share one layout (RFC 8200 section 4.3): each more doubles what the
+/// verifier walks. Packets are whole here, so there is no fragment header; a packet with more is read as having the next
+/// as its protocol.
+const EXTENSION_HEADERS: usize = 2;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION: u8 = 60;
 
 /// Which way a packet goes, seen from this host.
 pub trait Way {
@@ -61,10 +67,12 @@ pub struct Layout {
 /// Copies a fixed number of bytes out of a packet; a constant length is what the verifier accepts everywhere.
 #[inline(always)]
 pub fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = [0u8; N];
-    // SAFETY: `bytes` has N bytes.
-    let result = unsafe { bpf_skb_load_bytes(skb.cast::<c_void>(), offset, bytes.as_mut_ptr().cast(), N as u32) };
-    if result == 0 { Some(bytes) } else { None }
+    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+    // SAFETY: `bytes` has N bytes, and all are written, zeros where the packet is too short (net/core/filter.c).
+    unsafe {
+        let result = bpf_skb_load_bytes(skb.cast::<c_void>(), offset, bytes.as_mut_ptr().cast(), N as u32);
+        if result == 0 { Some(bytes.assume_init()) } else { None }
+    }
 }
 
 /// Reads both ends of a packet that starts at `offset` with its IP header.
@@ -116,26 +124,15 @@ fn parse_v6<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Opti
     let [mut next] = load::<1>(skb, offset + 6)?;
     let mut bytes = IPV6_HEADER_BYTES;
     for _ in 0..EXTENSION_HEADERS {
-        let Some(length) = extension_bytes(skb, next, offset + bytes) else { break };
-        next = length.0;
-        bytes += length.1;
+        if !matches!(next, HOP_BY_HOP | ROUTING | DESTINATION) {
+            break;
+        }
+        let head = load::<2>(skb, offset + bytes)?;
+        next = head[0];
+        bytes += (u32::from(head[1]) + 1) * 8;
     }
     tuple.protocol = next;
     Some(Layout { network_bytes: bytes, is_v6: true })
-}
-
-/// The protocol after an extension header and the header's length (RFC 8200 section 4); `None` where it is not one.
-#[inline(always)]
-fn extension_bytes(skb: *mut __sk_buff, protocol: u8, at: u32) -> Option<(u8, u32)> {
-    match protocol {
-        // Hop-by-hop, routing, destination options.
-        0 | 43 | 60 => load::<2>(skb, at).map(|head| (head[0], (u32::from(head[1]) + 1) * 8)),
-        // Fragment.
-        44 => load::<1>(skb, at).map(|head| (head[0], 8)),
-        // Authentication header (RFC 4302 section 2.2).
-        51 => load::<2>(skb, at).map(|head| (head[0], (u32::from(head[1]) + 2) * 4)),
-        _ => None,
-    }
 }
 
 /// Reads ports, or an ICMP message's type, code and echo identifier. A packet cut short has none.

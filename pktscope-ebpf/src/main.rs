@@ -15,6 +15,8 @@ mod emit;
 #[cfg(target_arch = "bpf")]
 mod header;
 #[cfg(target_arch = "bpf")]
+mod inspect;
+#[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod maps;

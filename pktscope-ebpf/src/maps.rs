@@ -12,7 +12,6 @@ use pktscope_common::{
     counters::COUNTER_SLOTS,
     knobs::settings,
     limits::{INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES, RING_BYTES},
-    record::PayloadRecord,
     state::{Counts, PeerKey, PeerState, SocketState},
 };
 
@@ -57,6 +56,10 @@ pub static SOCKETS: ClonedStorage<SocketState> = ClonedStorage::new();
 #[btf_map]
 pub static PEERS: HashMap<PeerKey, PeerState, { PEER_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
 
+/// The last new peer that an unconnected socket sent to: its sender is stamped when the system call returns.
+#[btf_map]
+pub static NEW_PEERS: ClonedStorage<PeerKey> = ClonedStorage::new();
+
 /// Totals of peers that `PEERS` had no room for, by socket cookie. Written by packets, read by the agent.
 #[btf_map]
 pub static OVERFLOW: HashMap<u64, Counts, { OVERFLOW_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
@@ -76,7 +79,3 @@ pub static COUNTERS: PerCpuArray<u64, { COUNTER_SLOTS as usize }> = PerCpuArray:
 /// What the agent may change while the programs run.
 #[btf_map]
 pub static SETTINGS: Array<u32, { settings::COUNT as usize }> = Array::new();
-
-/// Room to assemble one payload record.
-#[btf_map]
-pub static SCRATCH: PerCpuArray<PayloadRecord, 1> = PerCpuArray::new();

@@ -4,7 +4,7 @@
 use core::{
     ffi::c_void,
     mem::offset_of,
-    ptr::{addr_of, addr_of_mut, read_volatile},
+    ptr::{addr_of, addr_of_mut, null, null_mut, read_volatile},
 };
 
 use aya_ebpf::{
@@ -13,13 +13,13 @@ use aya_ebpf::{
 };
 use pktscope_common::{
     counters::Counter,
-    state::{Counts, PeerKey, SocketState, Tuple, flags, method},
+    state::{Counts, PeerKey, SocketState, Stamp, Tuple, flags, method},
 };
 
 use crate::{
     emit,
     header::{self, Layout, Received, Sent, Way, context, protocol},
-    kernel,
+    inspect, kernel,
     maps::{MTUS, SOCKETS},
     peer,
 };
@@ -60,14 +60,21 @@ fn count<W: Way>(skb: *mut __sk_buff) {
     }
     let state = SOCKETS.get(sk.cast(), 0);
     if state.is_null() {
-        return unknown_socket::<W>(skb, sk);
+        return slow::<W>(skb, sk, state);
     }
     // SAFETY: not null, and the verifier knows its size.
     let flags = unsafe { read_volatile(addr_of!((*state).flags)) };
-    if flags & flags::FAST_TCP != 0 || (flags & flags::FAST_OTHER != 0 && is_first_peer::<W>(skb, state)) {
+    let wanted = flags & (flags::FAST_TCP | flags::FAST_OTHER | slow_bits::<W>());
+    if wanted == flags::FAST_TCP || (wanted == flags::FAST_OTHER && is_first_peer::<W>(skb, state)) {
         return add_packet::<W>(skb, state, flags);
     }
     slow::<W>(skb, sk, state);
+}
+
+/// Bits that keep a packet from the fast path.
+#[inline(always)]
+fn slow_bits<W: Way>() -> u32 {
+    if W::IS_SENT { flags::SENT_TO_PEER | flags::INSPECT_SENT } else { flags::INSPECT_RECEIVED }
 }
 
 /// Adds a packet of the socket's own connection.
@@ -82,8 +89,8 @@ fn add_packet<W: Way>(skb: *mut __sk_buff, state: *mut SocketState, flags: u32) 
         return add_whole::<W>(counts, bytes);
     }
     // SAFETY: as above.
-    let netns = unsafe { (*state).netns };
-    add::<W>(counts, size::<W>(skb, netns));
+    let (netns, protocol) = unsafe { ((*state).netns, (*state).tuple.protocol) };
+    add::<W>(counts, fast_size::<W>(skb, netns, protocol));
 }
 
 /// Adds to the counter at an offset that other CPUs add to as well; a single instruction on every kernel, where Rust's
@@ -212,21 +219,27 @@ fn has_port_numbers(protocol: u8) -> bool {
     matches!(protocol, protocol::UDP | protocol::UDPLITE | protocol::SCTP)
 }
 
+/// Bytes and packets that a packet of a fast path becomes, or was, on the wire. Extension headers of IPv6 are not
+/// walked here: packets that are segmented have none in practice, and fragments take the fast path only in IPv4's stead.
+#[inline(always)]
+fn fast_size<W: Way>(skb: *mut __sk_buff, netns: u64, protocol: u8) -> Size {
+    let first = header::load::<1>(skb, 0).map_or(0, |[first]| first);
+    let is_v6 = first >> 4 == 6;
+    let network_bytes = if is_v6 { header::IPV6_HEADER_BYTES } else { u32::from(first & 0xf) * 4 };
+    size::<W>(skb, Layout { network_bytes, is_v6 }, protocol, netns)
+}
+
 /// Bytes and packets that a packet becomes, or was, on the wire.
 #[inline(always)]
-pub fn size<W: Way>(skb: *mut __sk_buff, netns: u64) -> Size {
+pub fn size<W: Way>(skb: *mut __sk_buff, layout: Layout, protocol: u8, netns: u64) -> Size {
     let bytes = context!(skb, len);
     let segment_bytes = context!(skb, gso_size);
-    let whole = Size { bytes: u64::from(bytes), packets: 1, header_bytes: 0 };
-    if segment_bytes == 0 && bytes <= MIN_MTU {
-        return whole;
-    }
-    let mut tuple = Tuple::default();
-    let Some(layout) = header::parse::<W>(skb, 0, &mut tuple) else { return whole };
     if segment_bytes != 0 {
-        segmented(skb, layout, tuple.protocol, segment_bytes)
+        segmented(skb, layout, protocol, segment_bytes)
+    } else if bytes > MIN_MTU {
+        fragmented::<W>(skb, layout, protocol, netns)
     } else {
-        fragmented::<W>(skb, layout, tuple.protocol, netns)
+        Size { bytes: u64::from(bytes), packets: 1, header_bytes: 0 }
     }
 }
 
@@ -287,33 +300,85 @@ fn mtu<W: Way>(skb: *mut __sk_buff, netns: u64) -> Option<u32> {
     unsafe { MTUS.get(&key) }.copied()
 }
 
-/// The first packet of a socket, and every packet that is not its first peer's.
+/// Where a packet that is not on the fast path is counted: a socket's state, or a peer's.
+///
+/// Pointers, null for nowhere, and no `Option`: the compiler leaves the fields of a `None` undefined and may still copy
+/// them, which the verifier refuses.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub counts: *mut Counts,
+    pub flags: *mut u32,
+    pub inspected: *mut u8,
+    pub cookie: u64,
+    pub user: *const Stamp,
+}
+
+/// A packet that has no place, or is counted already.
+pub const NOWHERE: Place =
+    Place { counts: null_mut(), flags: null_mut(), inspected: null_mut(), cookie: 0, user: null() };
+
+/// The first packet of a socket, every packet that is not its first peer's, and those that are inspected. Parsed, placed,
+/// inspected and counted once: what is inlined twice the verifier walks many times.
 #[inline(always)]
 fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState) {
     let mut key = PeerKey::default();
-    let Some(_) = header::parse::<W>(skb, 0, &mut key.tuple) else {
+    let Some(layout) = header::parse::<W>(skb, 0, &mut key.tuple) else {
         return unparsed(skb);
     };
-    // SAFETY: `state` is a socket's state, which the verifier knows.
-    let state = unsafe { &mut *state };
-    key.netns = state.netns;
+    let state = if state.is_null() { new_state(sk, &key.tuple) } else { state };
+    // SAFETY: a socket's state, which the verifier knows.
+    let state = unsafe { state.as_mut() };
+    key.netns = state.as_ref().map_or(0, |state| state.netns);
+    let size = size::<W>(skb, layout, key.tuple.protocol, key.netns);
+    let place = match state {
+        Some(state) => place::<W>(skb, sk, state, &mut key, size),
+        None => peer::place_kernel(skb, &mut key, size),
+    };
+    if place.counts.is_null() {
+        return;
+    }
+    // SAFETY: of a place that is not nowhere no pointer is null.
+    if unsafe { *place.flags } & (flags::INSPECT_SENT | flags::INSPECT_RECEIVED) != 0 {
+        inspect::look::<W>(skb, &key.tuple, &place, layout);
+    }
+    add::<W>(place.counts, size);
+}
+
+/// Finds a packet's place.
+#[inline(always)]
+fn place<W: Way>(
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+    state: &mut SocketState,
+    key: &mut PeerKey,
+    size: Size,
+) -> Place {
     let is_tcp = key.tuple.protocol == protocol::TCP && state.flags & flags::RAW == 0;
     if is_tcp && context!(sk, state) == TCP_LISTEN {
-        return peer::count_handshake::<W>(skb, state, &mut key);
+        return peer::place_handshake::<W>(skb, state, key, size);
     }
     if state.flags & flags::REGISTERED == 0 {
         if !may_register::<W>(state, &key.tuple) {
-            return emit::count(Counter::RawCopies, 1);
+            emit::count(Counter::RawCopies, 1);
+            return NOWHERE;
         }
         register::<W>(skb, sk, state, &key.tuple);
         if is_tcp && state.flags & flags::PASSIVE != 0 {
-            peer::absorb_handshake(state, &mut key);
+            peer::absorb_handshake(state, key);
         }
     } else if !is_tcp && !is_same(&key.tuple, &state.tuple) {
-        return peer::count_peer::<W>(skb, state, &mut key);
+        return peer::place_peer::<W>(skb, sk, state, key, size);
     }
-    let netns = state.netns;
-    add::<W>(&raw mut state.counts, size::<W>(skb, netns));
+    if W::IS_SENT {
+        state.flags &= !(flags::SENT_TO_PEER | flags::PEER_IS_NEW);
+    }
+    Place {
+        counts: &raw mut state.counts,
+        flags: &raw mut state.flags,
+        inspected: &raw mut state.inspected,
+        cookie: state.cookie,
+        user: &raw const state.user,
+    }
 }
 
 /// A packet that cannot be parsed is counted as a loss.
@@ -365,26 +430,24 @@ fn register<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: &mut SocketSt
         state.method = method::ACCEPT;
     }
     state.flags |= flags::REGISTERED | if is_tcp { flags::FAST_TCP } else { flags::FAST_OTHER };
+    state.flags |= inspect::wanted(tuple, state.flags);
 }
 
-/// A packet of a socket without a state: the kernel's own.
+/// Gives a state to a socket that nobody owns, so that it is counted like any other; null for the kernel's control
+/// sockets, which are everybody's.
 #[inline(always)]
-fn unknown_socket<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock) {
-    let mut key = PeerKey::default();
-    let Some(_) = header::parse::<W>(skb, 0, &mut key.tuple) else {
-        return unparsed(skb);
-    };
+fn new_state(sk: *mut bpf_sock, tuple: &Tuple) -> *mut SocketState {
     // The control sockets that send RSTs and TIME_WAIT's ACKs are raw and closed (net/ipv4/tcp_ipv4.c, `tcp_sk_init`).
-    let is_tcp = key.tuple.protocol == protocol::TCP && context!(sk, state) != TCP_CLOSE;
-    if !is_tcp && !has_port_numbers(key.tuple.protocol) {
-        return peer::count_kernel::<W>(skb, &mut key);
+    let is_tcp = tuple.protocol == protocol::TCP && context!(sk, state) != TCP_CLOSE;
+    if !is_tcp && !has_port_numbers(tuple.protocol) {
+        return core::ptr::null_mut();
     }
     let state = SOCKETS.get(sk.cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE));
     if state.is_null() {
         emit::count(Counter::StorageFailed, 1);
-        return peer::count_kernel::<W>(skb, &mut key);
+    } else {
+        // SAFETY: not null.
+        unsafe { (*state).flags = flags::UNOWNED };
     }
-    // SAFETY: not null.
-    unsafe { (*state).flags = flags::UNOWNED };
-    slow::<W>(skb, sk, state);
+    state
 }

@@ -2,20 +2,21 @@
 //! packets of the kernel's own sockets.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_NOEXIST},
+    bindings::{__sk_buff, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     helpers::generated::bpf_get_socket_cookie,
 };
 use pktscope_common::{
     counters::Counter,
+    record::{LingerRecord, RecordKind},
     state::{Counts, PeerKey, PeerState, SocketState, flags},
 };
 
 use crate::{
     emit,
     header::{Way, context, protocol},
-    kernel,
-    maps::{OVERFLOW, PEERS},
-    packet::{self, Size},
+    inspect, kernel,
+    maps::{NEW_PEERS, OVERFLOW, PEERS},
+    packet::{self, NOWHERE, Place, Size},
 };
 
 /// Whether packets of a protocol belong to other sockets, or to the kernel, than the raw socket that gets a copy.
@@ -33,82 +34,160 @@ pub fn has_other_owners(protocol: u8) -> bool {
     )
 }
 
-/// Counts a packet of a TCP handshake that a listener sees: the accepted socket takes it over with its own first packet.
+/// The place of a TCP handshake that a listener sees: the accepted socket takes it over with its own first packet.
 #[inline(always)]
-pub fn count_handshake<W: Way>(skb: *mut __sk_buff, state: &mut SocketState, key: &mut PeerKey) {
+pub fn place_handshake<W: Way>(skb: *mut __sk_buff, state: &SocketState, key: &mut PeerKey, size: Size) -> Place {
     key.cookie = 0;
-    count::<W>(skb, Some(state), key, flags::HANDSHAKE | flags::PASSIVE);
-}
-
-/// Counts a packet of an unconnected socket's further peer.
-#[inline(always)]
-pub fn count_peer<W: Way>(skb: *mut __sk_buff, state: &mut SocketState, key: &mut PeerKey) {
-    key.cookie = state.cookie;
-    if !W::IS_SENT && state.flags & flags::RAW != 0 && has_other_owners(key.tuple.protocol) {
-        return count_copy::<W>(skb, state, key);
-    }
-    if state.flags & flags::HAS_PEERS == 0 {
-        state.flags |= flags::HAS_PEERS;
-    }
-    count::<W>(skb, Some(state), key, if W::IS_SENT { flags::ACTIVE } else { flags::PASSIVE });
-}
-
-/// Counts what a raw socket received only where it asked for it.
-#[inline(always)]
-fn count_copy<W: Way>(skb: *mut __sk_buff, state: &mut SocketState, key: &mut PeerKey) {
     clear_icmp(key);
-    match PEERS.get_ptr_mut(&*key) {
-        // SAFETY: an entry of the map; entries are reused only after a grace period.
-        Some(peer) => unsafe { packet::add::<W>(&raw mut (*peer).counts, packet::size::<W>(skb, state.netns)) },
-        None => emit::count(Counter::RawCopies, 1),
+    if let Some(peer) = find(key) {
+        return place(peer);
+    }
+    let fresh = fresh(skb, key, Some(state), flags::HANDSHAKE | flags::PASSIVE);
+    insert::<W>(skb, key, &fresh, size)
+}
+
+/// The place of an unconnected socket's further peer.
+#[inline(always)]
+pub fn place_peer<W: Way>(
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+    state: &mut SocketState,
+    key: &mut PeerKey,
+    size: Size,
+) -> Place {
+    key.cookie = state.cookie;
+    let icmp = clear_icmp(key);
+    let found = find(key);
+    note_sent::<W>(state, if found.is_some() { flags::SENT_TO_PEER } else { flags::SENT_TO_PEER | flags::PEER_IS_NEW });
+    if let Some(peer) = found {
+        return place(peer);
+    }
+    if !W::IS_SENT && state.flags & flags::RAW != 0 && has_other_owners(key.tuple.protocol) {
+        emit::count(Counter::RawCopies, 1);
+        return NOWHERE;
+    }
+    let mut fresh = fresh(skb, key, Some(state), if W::IS_SENT { flags::ACTIVE } else { flags::PASSIVE });
+    (fresh.icmp_type, fresh.icmp_code) = icmp;
+    fresh.flags |= inspect::wanted(&key.tuple, fresh.flags);
+    state.flags |= flags::HAS_PEERS;
+    if W::IS_SENT {
+        remember_new(sk, key);
+    }
+    insert::<W>(skb, key, &fresh, size)
+}
+
+/// Remembers a new peer until the system call that sends to it returns.
+#[inline(always)]
+fn remember_new(sk: *mut bpf_sock, key: &PeerKey) {
+    let last = NEW_PEERS.get(sk.cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    if !last.is_null() {
+        // SAFETY: not null.
+        unsafe { *last = *key };
     }
 }
 
-/// Counts a packet of a kernel socket.
+/// The place of a kernel socket's packet. What TIME_WAIT sends goes to the connection that it was.
 #[inline(always)]
-pub fn count_kernel<W: Way>(skb: *mut __sk_buff, key: &mut PeerKey) {
-    count::<W>(skb, None, key, flags::KERNEL);
+pub fn place_kernel(skb: *mut __sk_buff, key: &mut PeerKey, size: Size) -> Place {
+    let icmp = clear_icmp(key);
+    if let Some(peer) = find(key) {
+        if peer.flags & flags::LINGERS == 0 {
+            return place(peer);
+        }
+        lingered(key, peer, size);
+        return NOWHERE;
+    }
+    let mut fresh = fresh(skb, key, None, flags::KERNEL);
+    (fresh.icmp_type, fresh.icmp_code) = icmp;
+    insert::<crate::header::Sent>(skb, key, &fresh, size)
+}
+
+#[inline(always)]
+fn place(peer: &mut PeerState) -> Place {
+    Place {
+        counts: &raw mut peer.counts,
+        flags: &raw mut peer.flags,
+        inspected: &raw mut peer.inspected,
+        cookie: peer.cookie,
+        user: &raw const peer.user,
+    }
+}
+
+/// An entry of the peer table.
+#[inline(always)]
+fn find(key: &PeerKey) -> Option<&'static mut PeerState> {
+    // SAFETY: an entry of the map; entries are reused only after a grace period, which outlasts the program.
+    PEERS.get_ptr_mut(key).map(|peer| unsafe { &mut *peer })
+}
+
+/// Notes where the last packet went, so that who sends is stamped in the right place.
+#[inline(always)]
+fn note_sent<W: Way>(state: &mut SocketState, bits: u32) {
+    if W::IS_SENT && state.flags & (flags::SENT_TO_PEER | flags::PEER_IS_NEW) != bits {
+        state.flags = state.flags & !(flags::SENT_TO_PEER | flags::PEER_IS_NEW) | bits;
+    }
+}
+
+/// Reports the ACK that TIME_WAIT sends. The FIN that it answers was never shown to a program
+/// (net/ipv4/tcp_ipv4.c, `tcp_v4_rcv`: TIME_WAIT is handled before the filter), but has the same headers.
+#[inline(always)]
+fn lingered(key: &PeerKey, peer: &PeerState, size: Size) {
+    let (cookie, bytes) = (peer.cookie, size.bytes);
+    let counts =
+        Counts { sent_bytes: bytes, sent_packets: 1, received_bytes: bytes, received_packets: 1, ..Counts::default() };
+    let is_told = emit::record::<LingerRecord>(Counter::LingerRingFull, |slot| {
+        slot.write(LingerRecord { header: emit::header::<LingerRecord>(RecordKind::Linger), cookie, counts });
+    });
+    if is_told {
+        // Nobody else removes it before its time; where it is gone, so be it.
+        let _ = PEERS.remove(key);
+    }
+}
+
+/// Leaves a place for what TIME_WAIT will send for a connection that is over; false where there is none.
+#[inline(always)]
+pub fn expect_lingering(state: &SocketState) -> bool {
+    let mut key = PeerKey { cookie: 0, netns: 0, tuple: state.tuple };
+    clear_icmp(&mut key);
+    let place = PeerState { flags: flags::LINGERS, cookie: state.cookie, ..PeerState::default() };
+    PEERS.insert(&key, &place, 0).is_ok()
 }
 
 /// An ICMP message's type and code are not part of the key.
 #[inline(always)]
-fn clear_icmp(key: &mut PeerKey) {
+fn clear_icmp(key: &mut PeerKey) -> (u8, u8) {
+    let icmp = (key.tuple.icmp_type, key.tuple.icmp_code);
     key.tuple.icmp_type = 0;
     key.tuple.icmp_code = 0;
+    icmp
 }
 
+/// A peer met for the first time.
 #[inline(always)]
-fn count<W: Way>(skb: *mut __sk_buff, state: Option<&mut SocketState>, key: &mut PeerKey, bits: u32) {
-    let icmp = (key.tuple.icmp_type, key.tuple.icmp_code);
-    clear_icmp(key);
-    let size = packet::size::<W>(skb, key.netns);
-    if let Some(peer) = PEERS.get_ptr_mut(&*key) {
-        // SAFETY: an entry of the map; entries are reused only after a grace period.
-        return unsafe { packet::add::<W>(&raw mut (*peer).counts, size) };
-    }
+fn fresh(skb: *mut __sk_buff, key: &PeerKey, state: Option<&SocketState>, bits: u32) -> PeerState {
     let mut fresh =
         PeerState { started_at: kernel::now(), interface: context!(skb, ifindex), flags: bits, ..PeerState::default() };
-    (fresh.icmp_type, fresh.icmp_code) = icmp;
+    fresh.cookie = key.cookie;
     if let Some(state) = state {
         fresh.user = state.user;
         fresh.creator = state.creator;
         fresh.method = state.method;
         fresh.flags |= state.flags & (flags::UNOWNED | flags::SHARED | flags::OLD | flags::RAW);
     }
-    insert::<W>(skb, key, &mut fresh, size);
+    fresh
 }
 
+/// Makes an entry; where the table is full the packet is counted for its socket at once.
 #[inline(always)]
-fn insert<W: Way>(skb: *mut __sk_buff, key: &PeerKey, fresh: &mut PeerState, size: Size) {
-    packet::add::<W>(&raw mut fresh.counts, size);
-    if PEERS.insert(key, &*fresh, u64::from(BPF_NOEXIST)).is_ok() {
-        return;
-    }
-    // Another CPU was first, or the table is full.
-    match PEERS.get_ptr_mut(key) {
-        // SAFETY: an entry of the map; entries are reused only after a grace period.
-        Some(peer) => unsafe { packet::add::<W>(&raw mut (*peer).counts, size) },
-        None => overflow::<W>(skb, size),
+fn insert<W: Way>(skb: *mut __sk_buff, key: &PeerKey, fresh: &PeerState, size: Size) -> Place {
+    // Where another CPU was first, its entry is as good.
+    let _ = PEERS.insert(key, fresh, u64::from(BPF_NOEXIST));
+    match find(key) {
+        Some(peer) => place(peer),
+        None => {
+            overflow::<W>(skb, size);
+            NOWHERE
+        }
     }
 }
 
@@ -132,9 +211,8 @@ fn overflow<W: Way>(skb: *mut __sk_buff, size: Size) {
 #[inline(always)]
 pub fn absorb_handshake(state: &mut SocketState, key: &mut PeerKey) {
     key.cookie = 0;
-    let Some(peer) = PEERS.get_ptr_mut(&*key) else { return };
-    // SAFETY: an entry of the map; entries are reused only after a grace period.
-    let (counts, started_at) = unsafe { ((*peer).counts, (*peer).started_at) };
+    let Some(peer) = find(key) else { return };
+    let (counts, started_at) = (peer.counts, peer.started_at);
     if PEERS.remove(&*key).is_err() {
         return;
     }

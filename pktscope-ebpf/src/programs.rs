@@ -16,13 +16,22 @@ const ALLOW: i32 = 1;
 /// `BPF_CGROUP_RUN_PROG_INET_EGRESS`); segmentation and fragmentation are still to come (net/ipv4/ip_output.c,
 /// `ip_finish_output`).
 #[cgroup_skb(egress)]
+#[inline(always)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
     packet::count_sent(ctx.skb.skb);
     ALLOW
 }
 
+/// Does nothing: what `egress` is measured by.
+#[cgroup_skb(egress)]
+#[inline(always)]
+pub fn empty(_ctx: SkBuffContext) -> i32 {
+    ALLOW
+}
+
 /// Counts what a socket receives, before the protocol sees it (net/core/filter.c, `sk_filter_trim_cap`).
 #[cgroup_skb(ingress)]
+#[inline(always)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
     packet::count_received(ctx.skb.skb);
     ALLOW
@@ -30,6 +39,7 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
 
 /// Stamps the maker on a new socket (net/ipv4/af_inet.c, `inet_create`).
 #[cgroup_sock(sock_create)]
+#[inline(always)]
 pub fn sock_create(ctx: SockContext) -> i32 {
     socket::created(ctx.sock);
     ALLOW
@@ -37,6 +47,7 @@ pub fn sock_create(ctx: SockContext) -> i32 {
 
 /// Reports the end of a socket that is not TCP (net/ipv4/af_inet.c, `inet_release`).
 #[cgroup_sock(sock_release)]
+#[inline(always)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     close::released(ctx.sock);
     ALLOW
@@ -44,6 +55,7 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 
 /// Stamps who connects a socket.
 #[cgroup_sock_addr(connect4)]
+#[inline(always)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     socket::connected(ctx.sock_addr);
     ALLOW
@@ -51,6 +63,7 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
 
 /// Stamps who connects a socket.
 #[cgroup_sock_addr(connect6)]
+#[inline(always)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
     socket::connected(ctx.sock_addr);
     ALLOW
@@ -58,6 +71,7 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 
 /// Stamps who sends from an unconnected UDP socket, before the packet leaves.
 #[cgroup_sock_addr(sendmsg4)]
+#[inline(always)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     socket::sending(ctx.sock_addr);
     ALLOW
@@ -65,6 +79,7 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
 
 /// Stamps who sends from an unconnected UDP socket, before the packet leaves.
 #[cgroup_sock_addr(sendmsg6)]
+#[inline(always)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     socket::sending(ctx.sock_addr);
     ALLOW
@@ -72,6 +87,7 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 /// Stamps who sent: arguments are the socket, the result and the flags (include/trace/events/sock.h).
 #[btf_tracepoint(function = "sock_send_length")]
+#[inline(always)]
 pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     socket::sent(ctx.arg(0));
     0
@@ -79,6 +95,7 @@ pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
 
 /// Reports the end of a TCP socket (include/trace/events/tcp.h; net/ipv4/tcp_ipv4.c, `tcp_v4_destroy_sock`).
 #[btf_tracepoint(function = "tcp_destroy_sock")]
+#[inline(always)]
 pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     close::tcp_destroyed(ctx.arg(0));
     0
@@ -86,6 +103,7 @@ pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
 
 /// Notes that a TCP socket was reset by the other side (net/ipv4/tcp_input.c, `tcp_reset`).
 #[btf_tracepoint(function = "tcp_receive_reset")]
+#[inline(always)]
 pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     close::reset(ctx.arg(0), pktscope_common::state::flags::RESET_RECEIVED);
     0
@@ -93,6 +111,7 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
 
 /// Notes that a TCP socket was reset by this side (net/ipv4/tcp_output.c, `tcp_send_active_reset`; `sk` may be null).
 #[btf_tracepoint(function = "tcp_send_reset")]
+#[inline(always)]
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     close::reset(ctx.arg(0), pktscope_common::state::flags::RESET_SENT);
     0
@@ -100,6 +119,7 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
 
 /// Reports a new image (fs/exec.c, `exec_binprm`): arguments are the task, its old pid and the `linux_binprm`.
 #[btf_tracepoint(function = "sched_process_exec")]
+#[inline(always)]
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     process::executed(ctx.arg(0), ctx.arg(2));
     0
@@ -107,6 +127,7 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
 
 /// Reports a new process (kernel/fork.c, `kernel_clone`): arguments are parent and child.
 #[btf_tracepoint(function = "sched_process_fork")]
+#[inline(always)]
 pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     process::forked(ctx.arg(0), ctx.arg(1));
     0
@@ -114,6 +135,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 
 /// Reports the exit of a process's last thread (kernel/exit.c, `do_exit`).
 #[btf_tracepoint(function = "sched_process_exit")]
+#[inline(always)]
 pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     process::exited(ctx.arg(0));
     0

@@ -17,14 +17,18 @@ use pktscope_common::{
 
 use crate::{
     close, emit,
+    header::context,
     kernel::{self, Kernel},
-    maps::SOCKETS,
+    maps::{NEW_PEERS, PEERS, SOCKETS},
 };
 
 const CREATE: u64 = BPF_SK_STORAGE_GET_F_CREATE as u64;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const AF_PACKET: u16 = 17;
+/// `SOCK_RAW` of include/linux/net.h, `TCP_LISTEN` of include/net/tcp_states.h.
+const SOCK_RAW: u32 = 3;
+const TCP_LISTEN: u8 = 10;
 
 /// Process of the current task.
 #[inline(always)]
@@ -71,8 +75,10 @@ pub fn created(sock: *mut bpf_sock) {
     };
     stamp_current(&mut state.creator);
     state.user = state.creator;
-    state.sender = state.creator.pid;
     state.method = method::CREATE;
+    if context!(sock, type_) == SOCK_RAW {
+        state.flags = flags::RAW;
+    }
     // SAFETY: the context is what both helpers take in `cgroup_sock` programs.
     unsafe {
         state.cookie = bpf_get_socket_cookie(sock.cast());
@@ -83,11 +89,10 @@ pub fn created(sock: *mut bpf_sock) {
 /// Makes the current process a socket's user where it is not yet.
 #[inline(always)]
 fn refresh(state: &mut SocketState, how: u8) {
-    if state.sender == current_pid() {
+    if state.user.pid == current_pid() {
         return;
     }
     stamp_current(&mut state.user);
-    state.sender = state.user.pid;
     state.method = how;
 }
 
@@ -117,8 +122,28 @@ pub fn sending(ctx: *mut bpf_sock_addr) {
 #[inline(always)]
 pub fn sent(sk: *mut c_void) {
     match unsafe { SOCKETS.get(sk, 0).as_mut() } {
-        Some(state) => refresh(state, method::SEND),
+        Some(state) if state.flags & flags::SENT_TO_PEER == 0 => refresh(state, method::SEND),
+        Some(state) if state.flags & flags::PEER_IS_NEW != 0 => refresh_peer(sk, state),
+        Some(_) => {}
         None => adopt(sk),
+    }
+}
+
+/// Makes the current process the user of the new peer that it has just sent to.
+#[inline(always)]
+fn refresh_peer(sk: *mut c_void, state: &mut SocketState) {
+    state.flags &= !flags::PEER_IS_NEW;
+    if state.user.pid == current_pid() {
+        return;
+    }
+    let Some(key) = (unsafe { NEW_PEERS.get(sk, 0).as_ref() }) else { return };
+    // On the stack, where a map's key must be.
+    let key = *key;
+    if let Some(peer) = PEERS.get_ptr_mut(&key) {
+        // SAFETY: an entry of the map; entries are reused only after a grace period.
+        let peer = unsafe { &mut *peer };
+        stamp_current(&mut peer.user);
+        peer.method = method::SEND;
     }
 }
 
@@ -134,7 +159,7 @@ fn adopt(sk: *mut c_void) {
         return emit::count(Counter::StorageFailed, 1);
     };
     identify(state, sk);
-    state.flags |= flags::OLD;
+    mark_old(state, sk as Kernel);
     refresh(state, method::SEND);
 }
 
@@ -184,14 +209,24 @@ fn hold(sk: *mut c_void, task: Kernel) {
         return emit::count(Counter::StorageFailed, 1);
     };
     let pid: u32 = kernel::read(task, Field::TaskTgid);
-    if state.sender == 0 {
+    if state.user.pid == 0 {
         identify(state, sk);
         stamp_task(&mut state.user, task);
-        state.flags |= flags::OLD;
-        state.sender = pid;
+        mark_old(state, sk as Kernel);
         state.method = method::SNAPSHOT;
-    } else if state.method == method::SNAPSHOT && state.sender != pid {
+    } else if state.method == method::SNAPSHOT && state.user.pid != pid {
         state.flags |= flags::SHARED;
+    }
+}
+
+/// A socket older than the agent has a past that was not counted; what a listener accepts from now on has none.
+#[inline(always)]
+fn mark_old(state: &mut SocketState, sk: Kernel) {
+    if kernel::read::<u8>(sk, Field::SockState) != TCP_LISTEN {
+        state.flags |= flags::OLD;
+    }
+    if kernel::read::<u16>(sk, Field::SockType) == SOCK_RAW as u16 {
+        state.flags |= flags::RAW;
     }
 }
 

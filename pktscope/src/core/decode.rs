@@ -35,11 +35,35 @@ pub enum DecodeError {
 /// Bits of the kernel's device numbers (include/linux/kdev_t.h, `MINORBITS`).
 const MINOR_BITS: u32 = 20;
 
+/// What a record says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// Something for the pipeline.
+    Event(Event),
+    /// The end of a TCP socket whose connection TIME_WAIT goes on with: a [`Record::Lingered`] may follow.
+    Lingering(SocketReport),
+    /// What TIME_WAIT sent and received.
+    Lingered(Lingered),
+}
+
+/// What TIME_WAIT sent, and received, for a connection whose socket is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lingered {
+    /// When.
+    pub at: BootTime,
+    /// Cookie of the socket that is gone.
+    pub cookie: u64,
+    /// Sent by this side.
+    pub sent: Volume,
+    /// Received by this side, inferred: a FIN for each ACK sent.
+    pub received: Volume,
+}
+
 /// Reads a record of the ring buffer.
 ///
 /// # Errors
 /// [`DecodeError`] where the bytes are no whole record of a known kind and version.
-pub fn record(bytes: &[u8]) -> Result<Event, DecodeError> {
+pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let mut reader = Reader(bytes);
     let (kind, version, size) = (reader.u16()?, reader.u16()?, reader.u32()?);
     let at = BootTime(reader.u64()?);
@@ -53,10 +77,11 @@ pub fn record(bytes: &[u8]) -> Result<Event, DecodeError> {
     match kind {
         _ if kind == RecordKind::SocketOpen as u16 => socket(reader, at, IsClosed::No),
         _ if kind == RecordKind::SocketEnd as u16 => socket(reader, at, IsClosed::Yes),
-        _ if kind == RecordKind::Exec as u16 => exec(reader, at),
-        _ if kind == RecordKind::Fork as u16 => fork(reader, at),
-        _ if kind == RecordKind::Exit as u16 => exit(reader, at),
-        _ if kind == RecordKind::Payload as u16 => payload(reader, at),
+        _ if kind == RecordKind::Exec as u16 => exec(reader, at).map(Record::Event),
+        _ if kind == RecordKind::Fork as u16 => fork(reader, at).map(Record::Event),
+        _ if kind == RecordKind::Exit as u16 => exit(reader, at).map(Record::Event),
+        _ if kind == RecordKind::Payload as u16 => payload(reader, at).map(Record::Event),
+        _ if kind == RecordKind::Linger as u16 => lingered(reader, at),
         _ => Err(DecodeError::UnknownKind),
     }
 }
@@ -150,7 +175,7 @@ fn owner(stamp: &state::Stamp) -> Option<Stamp> {
     (stamp.pid != 0).then(|| Stamp { key: key(stamp), uid: stamp.uid, cgroup_id: stamp.cgroup_id })
 }
 
-fn socket(mut reader: Reader<'_>, at: BootTime, is_closed: IsClosed) -> Result<Event, DecodeError> {
+fn socket(mut reader: Reader<'_>, at: BootTime, is_closed: IsClosed) -> Result<Record, DecodeError> {
     let (cookie, netns, started_at) = (reader.u64()?, reader.u64()?, BootTime(reader.u64()?));
     let (counts, tuple) = (reader.counts()?, reader.tuple()?);
     let (user, creator) = (reader.stamp()?, reader.stamp()?);
@@ -173,7 +198,15 @@ fn socket(mut reader: Reader<'_>, at: BootTime, is_closed: IsClosed) -> Result<E
         is_reset_received: flags & flags::RESET_RECEIVED != 0,
         is_reset_sent: flags & flags::RESET_SENT != 0,
     });
-    Ok(Event::Socket(report))
+    let lingers = flags & flags::LINGERS != 0 && report.is_closed;
+    Ok(if lingers { Record::Lingering(report) } else { Record::Event(Event::Socket(report)) })
+}
+
+fn lingered(mut reader: Reader<'_>, at: BootTime) -> Result<Record, DecodeError> {
+    let (cookie, counts) = (reader.u64()?, reader.counts()?);
+    let sent = Volume { ip_bytes: counts.sent_bytes, packets: counts.sent_packets, payload_bytes: 0 };
+    let received = Volume { ip_bytes: counts.received_bytes, packets: counts.received_packets, payload_bytes: 0 };
+    Ok(Record::Lingered(Lingered { at, cookie, sent, received }))
 }
 
 /// What a socket's and a peer's record have in common beside tuple, counts and stamps.
@@ -208,11 +241,25 @@ fn report(about: &About, tuple: &Tuple, counts: &Counts, [user, creator]: [&stat
         method: how(about.method),
         unknown: unknown(about.flags, user, creator),
         is_shared: about.flags & flags::SHARED != 0,
-        sent: Volume { ip_bytes: counts.sent_bytes, packets: counts.sent_packets, payload_bytes: 0 },
-        received: Volume { ip_bytes: counts.received_bytes, packets: counts.received_packets, payload_bytes: 0 },
+        sent: volume(tuple, counts.sent_bytes, counts.sent_packets),
+        received: volume(tuple, counts.received_bytes, counts.received_packets),
         segment_header_bytes: [counts.sent_header_bytes, counts.received_header_bytes],
         tcp: None,
     }
+}
+
+/// Payload of protocols whose headers have one size: those of IP without options and of UDP (RFC 768), or the fixed part
+/// of ICMP (RFC 792). TCP tells its own.
+fn volume(tuple: &Tuple, ip_bytes: u64, packets: u64) -> Volume {
+    let is_v4 = Ipv6Addr::from(tuple.local_addr).to_ipv4_mapped().is_some();
+    let network = if is_v4 { 20 } else { 40 };
+    let payload_bytes = match Transport(tuple.protocol) {
+        Transport::UDP | Transport::UDPLITE | Transport::ICMP | Transport::ICMPV6 => {
+            ip_bytes.saturating_sub(packets * (network + 8))
+        }
+        _ => 0,
+    };
+    Volume { ip_bytes, packets, payload_bytes }
 }
 
 fn opening(bits: u32) -> Opening {
@@ -321,7 +368,7 @@ fn exit(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
 }
 
 fn payload(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
-    let (cookie, tuple) = (reader.u64()?, reader.tuple()?);
+    let (cookie, tuple, user) = (reader.u64()?, reader.tuple()?, reader.stamp()?);
     let (payload_bytes, sequence, is_sent) = (reader.u32()?, reader.u32()?, reader.u8()?);
     let _reserved: [u8; 7] = reader.array()?;
     let local = endpoint(tuple.local_addr, tuple.local_port);
@@ -332,10 +379,80 @@ fn payload(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
     Ok(Event::Payload(Payload {
         flow: FlowRef { cookie, transport, source, destination },
         direction: if is_sent == 1 { Direction::Egress } else { Direction::Ingress },
-        user: None,
+        user: owner(&user),
         at,
         sequence: (transport == Transport::TCP).then_some(sequence),
         missing_bytes: payload_bytes - bytes.len() as u32,
         bytes,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(kind: u16, version: u16, size: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(version.to_ne_bytes());
+        bytes.extend((size as u32).to_ne_bytes());
+        bytes.extend(77u64.to_ne_bytes());
+        bytes
+    }
+
+    fn exit_record() -> Vec<u8> {
+        let mut bytes = header(RecordKind::Exit as u16, RECORD_VERSION, 32);
+        bytes.extend(5u64.to_ne_bytes());
+        bytes.extend(42u32.to_ne_bytes());
+        bytes.extend((9i32 << 8).to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn reads_an_exit() {
+        let key = ProcessKey { pid: 42, started_at: BootTime(5) };
+        let expected = Event::Exit(Exit { key, at: BootTime(77), status: 9 << 8 });
+        assert_eq!(record(&exit_record()), Ok(Record::Event(expected)));
+    }
+
+    #[test]
+    fn refuses_what_is_torn_or_unknown() {
+        let whole = exit_record();
+        for length in 0..whole.len() {
+            assert_eq!(record(&whole[..length]), Err(DecodeError::TooShort), "{length} bytes");
+        }
+        assert_eq!(record(&header(99, RECORD_VERSION, 16)), Err(DecodeError::UnknownKind));
+        assert_eq!(record(&header(RecordKind::Exit as u16, RECORD_VERSION + 1, 32)), Err(DecodeError::UnknownVersion));
+    }
+
+    #[test]
+    fn device_numbers_are_those_of_stat() {
+        assert_eq!(device_number(8 << 20 | 1), libc::makedev(8, 1));
+        assert_eq!(device_number(259 << 20 | 0x12345), libc::makedev(259, 0x12345));
+    }
+
+    #[test]
+    fn arguments_are_split_at_zeros() {
+        let split = |bytes: &[u8]| split_arguments(bytes).iter().map(|word| word.to_string()).collect::<Vec<_>>();
+        assert_eq!(split(b"a\0\0b c\0"), ["a", "", "b c"]);
+        assert_eq!(split(b"cut sho"), ["cut sho"]);
+        assert!(split(b"").is_empty());
+    }
+
+    #[test]
+    fn mapped_addresses_are_v4() {
+        let mapped = "::ffff:192.0.2.1".parse::<Ipv6Addr>().unwrap().octets();
+        assert_eq!(endpoint(mapped, [0, 53]), Endpoint { addr: "192.0.2.1".parse().unwrap(), port: 53 });
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(kind in 0u16..9, size in 0usize..1100, body in proptest::collection::vec(any::<u8>(), 0..1100)) {
+            let mut bytes = header(kind, RECORD_VERSION, size);
+            bytes.extend(body);
+            let _ = record(&bytes);
+        }
+    }
 }

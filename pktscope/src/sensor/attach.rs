@@ -21,6 +21,7 @@ use super::{
     error::SensorError,
     hooks::{HOOKS, Hook, HookStatus, Kind, Need},
     load::KernelFacts,
+    session::SensorSettings,
     sys,
 };
 
@@ -37,11 +38,16 @@ pub(super) struct Attached {
 /// # Errors
 /// [`SensorError::Required`] where a program is refused without which nothing can be counted, [`SensorError::System`]
 /// where the snapshot cannot be read.
-pub(super) fn attach(ebpf: &mut Ebpf, facts: &KernelFacts, cgroup: &File) -> Result<Attached, SensorError> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    settings: &SensorSettings,
+    facts: &KernelFacts,
+    cgroup: &File,
+) -> Result<Attached, SensorError> {
     let btf = Btf::from_sys_fs()
         .map_err(|_| SensorError::BadBtf { path: super::load::VMLINUX_BTF.into(), reason: "aya cannot read it" })?;
     let mut attached = Attached { statuses: Vec::with_capacity(HOOKS.len()), sweep: None };
-    for hook in HOOKS {
+    for hook in HOOKS.iter().filter(|hook| hook.need != Need::Reference || settings.has_reference) {
         let reason = attach_hook(ebpf, hook, facts, &btf, cgroup, &mut attached).err();
         if let (Some(reason), Need::Required) = (&reason, hook.need) {
             return Err(SensorError::Required { program: hook.program, reason: reason.clone() });
@@ -155,6 +161,9 @@ fn run_snapshot(program: &mut Program, btf: &Btf) -> Result<(), String> {
     read(fd.as_fd()).map_err(|error| error.to_string())
 }
 
+/// What the verifier says after the fault (kernel/bpf/verifier.c, `print_verification_stats`).
+const SUMMARY: &[&str] = &["processed ", "stack depth ", "verification time "];
+
 /// The last thing that a chain of errors says: of a verifier's log the line that names the fault.
 fn last_line(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -166,7 +175,8 @@ fn last_line(error: &dyn Error) -> String {
         }
         next = source.source();
     }
-    let fault = text.lines().rfind(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+    let fault =
+        text.lines().rfind(|line| !line.trim().is_empty() && !SUMMARY.iter().any(|start| line.starts_with(start)));
     let first = text.lines().next().unwrap_or_default().split(". Verifier output").next().unwrap_or_default();
     match fault {
         Some(fault) if !fault.starts_with(first) => format!("{first}: {}", fault.trim()),

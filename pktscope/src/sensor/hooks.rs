@@ -30,6 +30,8 @@ pub(super) enum Need {
     Wanted,
     /// Only where the program named was refused.
     InsteadOf(&'static str),
+    /// Only to measure others by.
+    Reference,
 }
 
 /// One program of the sensor.
@@ -209,6 +211,14 @@ pub(super) const HOOKS: &[Hook] = &[
         lost_without: "all bytes received",
         kind: Kind::Ingress,
         need: Need::Required,
+        fields: &[],
+    },
+    Hook {
+        program: "empty",
+        attach_point: "cgroup_skb/egress",
+        lost_without: "nothing: it measures what the egress program costs",
+        kind: Kind::Egress,
+        need: Need::Reference,
         fields: &[],
     },
 ];

@@ -8,15 +8,18 @@ mod btf;
 mod error;
 mod hooks;
 pub mod interfaces;
+mod linger;
 mod load;
 mod peers;
 mod ring;
 mod session;
+mod statistics;
 mod sys;
 
 pub use error::SensorError;
 pub use hooks::{Hook, HookStatus};
 pub use session::{Sensor, SensorSettings, SweepKind};
+pub use statistics::ProgramStatistics;
 
 /// The cookie of a socket's network namespace.
 ///

@@ -30,6 +30,10 @@ const IDLE_SWEEPS: u32 = 60;
 /// handshake over with its own first packet.
 const SHORT_IDLE_SWEEPS: u32 = 5;
 
+/// Sweeps after which a place kept for TIME_WAIT is freed: it waits for a FIN as long (include/net/tcp.h,
+/// `TCP_FIN_TIMEOUT`).
+const LINGER_SWEEPS: u32 = 61;
+
 /// What was reported of a peer.
 #[derive(Clone, Copy, Default)]
 struct Seen {
@@ -81,8 +85,14 @@ impl Peers {
         let has_grown = packets != seen.packets;
         seen.idle_sweeps = if has_grown { 0 } else { seen.idle_sweeps + 1 };
         seen.packets = packets;
+        let is_place = state.flags & flags::LINGERS != 0;
         let is_short = state.flags & (flags::HANDSHAKE | flags::KERNEL) != 0;
         let limit = if is_short { SHORT_IDLE_SWEEPS } else { IDLE_SWEEPS };
+        if is_place {
+            return if seen.idle_sweeps >= LINGER_SWEEPS {
+                drop(self.table.remove(key))
+            };
+        }
         if seen.idle_sweeps >= limit || (is_short && kind == SweepKind::Full) {
             return self.free(at, key, events);
         }

@@ -4,8 +4,9 @@ use std::borrow::Borrow;
 
 use aya::maps::{MapData, RingBuf};
 
+use super::linger::Lingering;
 use crate::core::{
-    decode::{self, DecodeError},
+    decode::{self, DecodeError, Record},
     event::Event,
 };
 
@@ -27,13 +28,16 @@ pub(super) struct RingCounts {
 pub(super) fn drain<T: Borrow<MapData>>(
     ring: &mut RingBuf<T>,
     counts: &mut RingCounts,
+    lingering: &mut Lingering,
     events: &mut Vec<Event>,
 ) -> usize {
     for read in 0..MAX_RECORDS {
         let Some(record) = ring.next() else { return read };
         counts.read += 1;
         match decode::record(&record) {
-            Ok(event) => events.push(event),
+            Ok(Record::Event(event)) => events.push(event),
+            Ok(Record::Lingering(report)) => lingering.hold(report, events),
+            Ok(Record::Lingered(lingered)) => lingering.settle(&lingered, events),
             Err(DecodeError::TooShort) => counts.torn += 1,
             Err(DecodeError::UnknownKind | DecodeError::UnknownVersion) => counts.unknown += 1,
         }

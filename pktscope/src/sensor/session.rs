@@ -21,9 +21,11 @@ use super::{
     attach,
     error::SensorError,
     hooks::HookStatus,
+    linger::Lingering,
     load::{self, KernelFacts},
     peers::Peers,
     ring::{self, RingCounts},
+    statistics::{self, ProgramStatistics},
     sys,
 };
 use crate::core::{event::Event, time::BootTime};
@@ -39,11 +41,19 @@ pub struct SensorSettings {
     pub peer_entries: u32,
     /// Whether first bytes of flows are read for server names, and DNS.
     pub inspect_payload: bool,
+    /// Whether an empty program runs beside the egress program, as a measure for what it costs.
+    pub has_reference: bool,
 }
 
 impl Default for SensorSettings {
     fn default() -> Self {
-        Self { cgroup: None, ring_bytes: RING_BYTES, peer_entries: PEER_ENTRIES, inspect_payload: true }
+        Self {
+            cgroup: None,
+            ring_bytes: RING_BYTES,
+            peer_entries: PEER_ENTRIES,
+            inspect_payload: true,
+            has_reference: false,
+        }
     }
 }
 
@@ -59,9 +69,10 @@ pub enum SweepKind {
 /// The kernel programs, attached; dropping it detaches them.
 pub struct Sensor {
     /// Keeps programs and links alive.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
     ring: RingBuf<MapData>,
     ring_counts: RingCounts,
+    lingering: Lingering,
     counters: PerCpuArray<MapData, u64>,
     settings: Array<MapData, u32>,
     sweep: Option<OwnedFd>,
@@ -81,10 +92,11 @@ impl Sensor {
         let (cgroup, folder) = open_cgroup(settings.cgroup.as_deref())?;
         let mut ebpf = load::load(settings, &facts)?;
         let map_fds = map_fds(&ebpf);
-        let attached = attach::attach(&mut ebpf, &facts, &folder)?;
+        let attached = attach::attach(&mut ebpf, settings, &facts, &folder)?;
         Ok(Self {
             ring: take(&mut ebpf, "RECORDS")?,
             ring_counts: RingCounts::default(),
+            lingering: Lingering::default(),
             counters: take(&mut ebpf, "COUNTERS")?,
             settings: take(&mut ebpf, "SETTINGS")?,
             peers: Peers::new(take(&mut ebpf, "PEERS")?, take(&mut ebpf, "OVERFLOW")?),
@@ -92,13 +104,13 @@ impl Sensor {
             hooks: attached.statuses,
             cgroup,
             map_fds,
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
     /// Moves the records that wait in the ring to `events`; gives how many there were. Never blocks.
     pub fn poll(&mut self, events: &mut Vec<Event>) -> usize {
-        ring::drain(&mut self.ring, &mut self.ring_counts, events)
+        ring::drain(&mut self.ring, &mut self.ring_counts, &mut self.lingering, events)
     }
 
     /// Asks every socket and every peer for its totals. Reports of sockets arrive in the order of the ring, before or
@@ -115,6 +127,10 @@ impl Sensor {
             set.and_then(|()| sys::run_iterator(link.as_fd())).map_err(fault("sweep the sockets' counters"))?;
         }
         while self.poll(events) != 0 {}
+        match kind {
+            SweepKind::Changed => self.lingering.expire(at, events),
+            SweepKind::Full => self.lingering.flush(events),
+        }
         self.peers.sweep(kind, at, events).map_err(fault("read the peers' counters"))?;
         if kind == SweepKind::Full {
             events.push(Event::SweepDone(at));
@@ -142,6 +158,12 @@ impl Sensor {
     /// Every hook: attached, or why not.
     pub fn hooks(&self) -> &[HookStatus] {
         &self.hooks
+    }
+
+    /// What each loaded program has cost since statistics were enabled (`BPF_ENABLE_STATS` or the sysctl
+    /// `kernel.bpf_stats_enabled`).
+    pub fn statistics(&self) -> Vec<ProgramStatistics> {
+        statistics::read(&self.ebpf)
     }
 
     /// The cgroup folder that is watched.

@@ -1,0 +1,178 @@
+//! Ends of TCP connections that TIME_WAIT goes on with.
+//!
+//! Where this side closes first, its socket is replaced by a TIME_WAIT one before the other side's FIN comes. That FIN
+//! and the ACK to it belong to the connection, but no program sees the one, and the other leaves by a socket of the
+//! kernel. So the report of the end is held until the kernel tells of the ACK, at most [`HOLD`].
+
+use std::{collections::VecDeque, time::Duration};
+
+use ahash::AHashMap;
+
+use crate::core::{
+    decode::Lingered,
+    event::{Event, SocketReport, SocketScope},
+    flow::Volume,
+    time::BootTime,
+};
+
+/// How long an end is held: the other side closes right away, or at its own leisure.
+const HOLD: Duration = Duration::from_secs(1);
+/// How long the kernel waits for the other side's FIN (include/net/tcp.h, `TCP_TIMEWAIT_LEN`, `TCP_FIN_TIMEOUT`).
+const FORGET: Duration = Duration::from_secs(61);
+/// Connections remembered at most; an end that finds no place is reported as it is.
+const MAX_HELD: usize = 65_536;
+
+struct Held {
+    report: SocketReport,
+    is_reported: bool,
+}
+
+/// Ends that are held, and those reported whose FIN has not come.
+#[derive(Default)]
+pub(super) struct Lingering {
+    by_cookie: AHashMap<u64, Held>,
+    /// In the order of their ends: those still held, and those only remembered.
+    held: VecDeque<(BootTime, u64)>,
+    remembered: VecDeque<(BootTime, u64)>,
+}
+
+impl Lingering {
+    /// Holds a socket's end.
+    pub(super) fn hold(&mut self, report: SocketReport, events: &mut Vec<Event>) {
+        if self.by_cookie.len() >= MAX_HELD {
+            return events.push(Event::Socket(report));
+        }
+        self.held.push_back((report.at, report.cookie));
+        self.by_cookie.insert(report.cookie, Held { report, is_reported: false });
+    }
+
+    /// Adds what TIME_WAIT sent and received: to the end where it is still held, else as a report of its own.
+    pub(super) fn settle(&mut self, lingered: &Lingered, events: &mut Vec<Event>) {
+        let Some(Held { mut report, is_reported }) = self.by_cookie.remove(&lingered.cookie) else { return };
+        report.at = lingered.at;
+        if is_reported {
+            report.scope = SocketScope::Peer;
+            report.started_at = lingered.at;
+            (report.sent, report.received) = (Volume::default(), Volume::default());
+            report.segment_header_bytes = [0; 2];
+        }
+        add(&mut report.sent, &lingered.sent);
+        add(&mut report.received, &lingered.received);
+        if let Some(tcp) = &mut report.tcp {
+            tcp.has_fin_received = true;
+        }
+        events.push(Event::Socket(report));
+    }
+
+    /// Reports the ends that were held for long enough by `now`, and forgets those whose FIN can come no more.
+    pub(super) fn expire(&mut self, now: BootTime, events: &mut Vec<Event>) {
+        while let Some(cookie) = pop_older(&mut self.held, now, HOLD) {
+            if let Some(held) = self.by_cookie.get_mut(&cookie) {
+                held.is_reported = true;
+                self.remembered.push_back((held.report.at, cookie));
+                events.push(Event::Socket(held.report.clone()));
+            }
+        }
+        while let Some(cookie) = pop_older(&mut self.remembered, now, FORGET) {
+            self.by_cookie.remove(&cookie);
+        }
+    }
+
+    /// Reports every end that is held.
+    pub(super) fn flush(&mut self, events: &mut Vec<Event>) {
+        self.expire(BootTime(u64::MAX), events);
+    }
+}
+
+fn add(total: &mut Volume, more: &Volume) {
+    total.ip_bytes += more.ip_bytes;
+    total.packets += more.packets;
+}
+
+fn pop_older(queue: &mut VecDeque<(BootTime, u64)>, now: BootTime, age: Duration) -> Option<u64> {
+    let &(at, cookie) = queue.front()?;
+    if now.since(at) < age {
+        return None;
+    }
+    queue.pop_front();
+    Some(cookie)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        event::Opening,
+        flow::{Endpoint, Method, Transport},
+    };
+
+    fn end(cookie: u64, at: u64) -> SocketReport {
+        let endpoint = Endpoint { addr: [127, 0, 0, 1].into(), port: 1 };
+        SocketReport {
+            cookie,
+            netns: 1,
+            scope: SocketScope::Primary,
+            at: BootTime(at),
+            started_at: BootTime(1),
+            is_closed: true,
+            transport: Transport::TCP,
+            local: endpoint,
+            remote: endpoint,
+            icmp: None,
+            opening: Opening::Active,
+            interface: 1,
+            user: None,
+            creator: None,
+            method: Method::Connect,
+            unknown: None,
+            is_shared: false,
+            sent: Volume { ip_bytes: 100, packets: 2, payload_bytes: 5 },
+            received: Volume { ip_bytes: 60, packets: 1, payload_bytes: 0 },
+            segment_header_bytes: [0; 2],
+            tcp: None,
+        }
+    }
+
+    fn ack(cookie: u64, at: u64) -> Lingered {
+        let volume = Volume { ip_bytes: 52, packets: 1, payload_bytes: 0 };
+        Lingered { at: BootTime(at), cookie, sent: volume, received: volume }
+    }
+
+    fn sent(events: &[Event]) -> Vec<(SocketScope, u64, u64)> {
+        let of = |event: &Event| match event {
+            Event::Socket(report) => (report.scope, report.sent.ip_bytes, report.received.ip_bytes),
+            other => panic!("{other:?}"),
+        };
+        events.iter().map(of).collect()
+    }
+
+    #[test]
+    fn an_end_waits_for_its_fin() {
+        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
+        lingering.hold(end(1, 10), &mut events);
+        assert!(events.is_empty());
+        lingering.settle(&ack(1, 20), &mut events);
+        assert_eq!(sent(&events), [(SocketScope::Primary, 152, 112)]);
+        lingering.flush(&mut events);
+        assert_eq!(events.len(), 1);
+    }
+
+    #[test]
+    fn a_late_fin_is_reported_apart() {
+        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
+        lingering.hold(end(1, 0), &mut events);
+        lingering.expire(BootTime(999_999_999), &mut events);
+        assert!(events.is_empty());
+        lingering.expire(BootTime(1_000_000_000), &mut events);
+        lingering.settle(&ack(1, 2_000_000_000), &mut events);
+        assert_eq!(sent(&events), [(SocketScope::Primary, 100, 60), (SocketScope::Peer, 52, 52)]);
+    }
+
+    #[test]
+    fn what_never_comes_is_forgotten() {
+        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
+        lingering.hold(end(1, 0), &mut events);
+        lingering.expire(BootTime(62_000_000_000), &mut events);
+        assert!(lingering.by_cookie.is_empty() && lingering.held.is_empty() && lingering.remembered.is_empty());
+    }
+}
