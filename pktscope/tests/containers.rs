@@ -21,7 +21,7 @@ const IMAGE: &str = "localhost/pktscope-test:1";
 
 /// Starts a program that the container wrote, and a script, and says when they run.
 const JOB: &str = "cp /bin/busybox /tmp/cat; mkfifo /tmp/never; /tmp/cat /tmp/never & cd /tmp; \
-                   echo 'read line < /tmp/never' > job.sh; sh job.sh & echo running; wait";
+                   echo 'read line < /tmp/never' > job.sh; ln -s /tmp/job.sh link.sh; sh link.sh & echo running; wait";
 
 fn podman(arguments: &[&str]) -> Option<String> {
     let output = Command::new("podman").args(["--cgroup-manager", "cgroupfs"]).args(arguments).output().ok()?;
@@ -43,7 +43,7 @@ impl Container {
             std::fs::create_dir(root.path().join(folder)).unwrap();
         }
         std::fs::copy(BUSYBOX, root.path().join("bin/busybox")).ok()?;
-        for name in ["sh", "cp", "mkfifo", "echo"] {
+        for name in ["sh", "cp", "mkfifo", "echo", "ln"] {
             symlink("busybox", root.path().join("bin").join(name)).unwrap();
         }
         let archive = root.path().join("tmp/image.tar");

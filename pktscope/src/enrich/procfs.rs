@@ -129,6 +129,11 @@ impl ProcessFolder {
         self.place("cwd")
     }
 
+    /// The path of its working directory.
+    pub fn working_directory_path(&self) -> io::Result<String> {
+        Ok(self.folder.cwd().map_err(io_error)?.to_string_lossy().into_owned())
+    }
+
     /// Its root directory.
     pub fn root(&self) -> io::Result<OwnedFd> {
         self.place("root")

@@ -3,11 +3,11 @@
 //! In: the interpreter's path and arguments, and the process or what is left around it. Out: the script's path and the
 //! file, or why there is none.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{io, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
-use super::{file::OpenFile, image::Surroundings};
+use super::{file::OpenFile, image::Surroundings, procfs::ProcessFolder};
 use crate::core::process::{
     ImageHash, hexadecimal,
     interpreter::{self, Program},
@@ -71,13 +71,22 @@ fn open_as_the_process(path: &str, around: &Surroundings<'_>) -> io::Result<Open
             _ => OpenFile::open_in_root(around.host_root, path),
         };
     }
-    OpenFile::open_in_folder(working_directory(around)?, path)
+    let mut failure = io::Error::other("the working directory went with the process");
+    for process in [around.own, around.parent].into_iter().flatten() {
+        match open_in_working_directory(path, process) {
+            Ok(file) => return Ok(file),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
-fn working_directory(around: &Surroundings<'_>) -> io::Result<OwnedFd> {
-    let own = around.own.and_then(|own| own.working_directory().ok());
-    let parents = || around.parent.and_then(|parent| parent.working_directory().ok());
-    own.or_else(parents).ok_or_else(|| io::Error::other("the working directory went with the process"))
+/// Opens a relative path; links in it that lead to the root end at the process's own root, where its folder's path can
+/// be followed from there.
+fn open_in_working_directory(path: &str, process: &ProcessFolder) -> io::Result<OpenFile> {
+    let from_root =
+        || OpenFile::open_in_root(process.root()?, &format!("{}/{path}", process.working_directory_path()?));
+    from_root().or_else(|_| OpenFile::open_in_folder(process.working_directory()?, path))
 }
 
 /// The number of an open file that a path stands for: these links lead to whoever follows them.
