@@ -49,6 +49,8 @@ pub struct FlowNotes {
     is_told: bool,
     /// Captured packets looked at for a server name.
     inspected: u8,
+    /// The captured flow these notes are of, once a packet was looked at.
+    captured_flow: FlowId,
 }
 
 /// A change on its way from a tracker.
@@ -249,9 +251,7 @@ impl Pipeline {
     fn on_server_name(&mut self, name: ServerName, now: Moment, effects: &mut Vec<Effect>) {
         let name = Arc::new(name);
         let Some((id, notes)) = self.sockets.find_mut(&name.flow) else {
-            if !self.note_captured_name(&name) {
-                self.completion.remember_server_name(name);
-            }
+            self.completion.remember_server_name(name);
             return;
         };
         notes.server_name = Some(name);

@@ -6,6 +6,7 @@ use lru::LruCache;
 
 use super::{Change, PipelineSettings};
 use crate::core::{
+    address::is_public,
     attribute,
     effect::{Effect, Lookup},
     event::{FlowRef, ServerName},
@@ -106,7 +107,7 @@ impl Completion {
             return Some(Wait::Process(owner.process.key.rounded()));
         }
         let addr = snapshot.destination.addr;
-        if !self.has_geo || self.geo.contains(&addr) {
+        if !self.has_geo || !is_public(addr) || self.geo.contains(&addr) {
             return None;
         }
         effects.push(Effect::Lookup(Lookup::Geo(addr)));
