@@ -92,7 +92,8 @@ pub struct LedgerSide {
     pub unknown_bytes: u64,
     /// `unknown_bytes` by reason.
     pub by_reason: Vec<(&'static str, u64)>,
-    /// Explained more than once and so written off, for example a packet that two raw sockets received.
+    /// Left out of all of these because sockets counted more than the interfaces carried: for example a packet that two
+    /// raw sockets received.
     pub counted_twice_bytes: u64,
 }
 

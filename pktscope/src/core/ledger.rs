@@ -67,12 +67,10 @@ impl Tally {
 struct Balance {
     /// Carried by interfaces that are gone or were reset.
     settled: u64,
-    /// Explained, less what was written off as counted twice.
-    explained: u64,
-    /// Found unknown because nothing but the interface saw it.
-    unseen: u64,
-    /// How far explained was ahead of the interfaces at the last close.
-    ahead: u64,
+    /// Told so far, of every kind.
+    told: u64,
+    /// Attributed bytes that the interfaces had not counted yet at the last close: told when they have.
+    held_back: u64,
 }
 
 /// What one class is worth in an interval.
@@ -155,26 +153,32 @@ impl LedgerBook {
 
     fn close_side(&mut self, reading: &LedgerReading, way: usize) -> LedgerSide {
         let mut explained = self.explained(reading, way);
+        let (least, most) = self.carried(reading, way);
         let balance = &mut self.balances[way];
-        balance.explained += explained.total();
-        let total = balance.explained + balance.unseen;
-        let carried = |counter: fn(&InterfaceReading) -> [u64; 2]| -> u64 {
-            let one = |one: &InterfaceReading| {
-                counter(one)[way].saturating_sub(self.bases.get(&one.index).map_or(0, |base| base[way]))
-            };
-            balance.settled + reading.interfaces.iter().map(one).sum::<u64>()
-        };
-        let unseen = carried(|one| one.before).saturating_sub(total);
-        let ahead = total.saturating_sub(carried(|one| one.after));
-        balance.unseen += unseen;
+        let held_before = std::mem::take(&mut balance.held_back);
+        explained.attributed += held_before;
+        let unseen = least.saturating_sub(balance.told + explained.total());
         if unseen > 0 {
             explained.by_reason.push((NOT_SEEN_BY_SENSOR, unseen));
         }
+        let ahead = (balance.told + explained.total()).saturating_sub(most).min(explained.attributed);
+        explained.attributed -= ahead;
         // Ahead twice running is no race between two readings: something counted the same packet twice.
-        let counted_twice = ahead.min(balance.ahead);
-        balance.explained -= counted_twice.min(balance.explained);
-        balance.ahead = ahead - counted_twice;
+        let counted_twice = ahead.min(held_before);
+        balance.held_back = ahead - counted_twice;
+        balance.told += explained.total();
         into_side(explained, counted_twice)
+    }
+
+    /// The least and the most that the interfaces have carried since the start.
+    fn carried(&self, reading: &LedgerReading, way: usize) -> (u64, u64) {
+        let since_base = |counter: fn(&InterfaceReading) -> [u64; 2]| {
+            let one = |one: &InterfaceReading| {
+                counter(one)[way].saturating_sub(self.bases.get(&one.index).map_or(0, |base| base[way]))
+            };
+            self.balances[way].settled + reading.interfaces.iter().map(one).sum::<u64>()
+        };
+        (since_base(|one| one.before), since_base(|one| one.after))
     }
 
     fn explained(&self, reading: &LedgerReading, way: usize) -> Explained {
@@ -298,6 +302,17 @@ mod tests {
         let second = book.close(&reading(20, 2_000, 2_000)).expect("third close");
         assert_eq!((second.tx.unknown_bytes, second.tx.counted_twice_bytes), (0, 0));
         assert_eq!(first.tx.interface_bytes + second.tx.interface_bytes, 1_000);
+    }
+
+    #[test]
+    fn what_the_interface_has_not_counted_yet_is_told_with_the_next_interval() {
+        let mut book = opened();
+        book.grow(ETH, LedgerClass::Attributed, &sent(500));
+        let first = book.close(&reading(10, 1_300, 1_400)).expect("second close");
+        assert_eq!((first.tx.interface_bytes, first.tx.attributed_bytes), (400, 400));
+        let second = book.close(&reading(20, 1_500, 1_500)).expect("third close");
+        assert_eq!((second.tx.attributed_bytes, second.tx.counted_twice_bytes), (100, 0));
+        assert_adds_up(&second.tx);
     }
 
     #[test]
