@@ -1,16 +1,9 @@
 //! Where effects go: the store, the event file, syslog and webhook.
 
-use std::error::Error as _;
-
-use tracing::error;
-
 use crate::{
     api::SinkReport,
     core::{effect::Effect, time::Moment},
-    sink::{
-        ecs::Exporter,
-        jsonl::{Jsonl, JsonlError},
-    },
+    sink::{AlertSinks, SinkCounts, ecs::Exporter, jsonl::Jsonl},
     store::{Batch, DispositionRow, StateRow, Store, StoreError, StoreHandle, StoreStats},
 };
 
@@ -19,20 +12,18 @@ pub(super) struct Outputs {
     exporter: Exporter,
     store: Option<(Store, StoreHandle)>,
     events: Option<Jsonl>,
-    events_target: String,
+    alerts: AlertSinks,
     line: Vec<u8>,
 }
 
 impl Outputs {
     /// Without a store, for a replay that keeps nothing.
-    pub(super) fn new(exporter: Exporter, store: Option<Store>, events: Option<(Jsonl, String)>) -> Self {
+    pub(super) fn new(exporter: Exporter, store: Option<Store>, events: Option<Jsonl>, alerts: AlertSinks) -> Self {
         let store = store.map(|store| {
             let handle = store.handle();
             (store, handle)
         });
-        let (events, events_target) = events.unzip();
-        let events_target = events_target.unwrap_or_default();
-        Self { exporter, store, events, events_target, line: Vec::new() }
+        Self { exporter, store, events, alerts, line: Vec::new() }
     }
 
     /// Hands effects and changed state out; an alert is stored with the state that came with it.
@@ -46,6 +37,11 @@ impl Outputs {
         if self.events.is_some() {
             effects.iter().for_each(|effect| self.write_event(effect, now));
         }
+        for effect in effects {
+            if let Effect::Alert(alert) = effect {
+                self.alerts.send(alert, now);
+            }
+        }
     }
 
     /// Stores a verdict.
@@ -56,24 +52,24 @@ impl Outputs {
     }
 
     fn write_event(&mut self, effect: &Effect, now: Moment) {
-        let Some(events) = &mut self.events else { return };
+        let Some(events) = &self.events else { return };
         self.line.clear();
         if self.exporter.line(effect, now, &mut self.line) {
-            report(events.add(&self.line, now.boot));
+            events.add(&self.line);
         }
     }
 
     /// Sends the event file what waits for it.
-    pub(super) fn flush(&mut self, now: Moment) {
-        if let Some(events) = &mut self.events {
-            report(events.flush(now.boot));
+    pub(super) fn flush(&self) {
+        if let Some(events) = &self.events {
+            events.flush();
         }
     }
 
     /// Opens the event file again, for a log rotation.
-    pub(super) fn reopen(&mut self) {
-        if let Some(events) = &mut self.events {
-            report(events.reopen());
+    pub(super) fn reopen(&self) {
+        if let Some(events) = &self.events {
+            events.reopen();
         }
     }
 
@@ -83,23 +79,18 @@ impl Outputs {
 
     /// The sinks besides the store.
     pub(super) fn sinks(&self) -> Vec<SinkReport> {
-        let events = self.events.as_ref().map(|events| {
-            let counts = events.counts();
-            SinkReport {
-                name: "events".to_owned(),
-                target: self.events_target.clone(),
-                sent: counts.written,
-                lost: counts.lost,
-                ..SinkReport::default()
-            }
-        });
-        events.into_iter().collect()
+        self.sink_counts().into_iter().map(|(name, target, counts)| sink_report(name, target, counts)).collect()
+    }
+
+    fn sink_counts(&self) -> Vec<(&'static str, String, SinkCounts)> {
+        let events = self.events.as_ref().map(|events| ("events", events.target().to_owned(), events.counts()));
+        events.into_iter().chain(self.alerts.counts()).collect()
     }
 
     /// What found no room, by place.
     pub(super) fn losses(&self) -> Vec<(&'static str, u64)> {
         let mut losses = self.store_stats().lost;
-        losses.extend(self.events.as_ref().map(|events| ("event_file", events.counts().lost)));
+        losses.extend(self.sink_counts().into_iter().map(|(name, _, counts)| (place(name), counts.lost)));
         losses
     }
 
@@ -109,9 +100,16 @@ impl Outputs {
     }
 }
 
-fn report(result: Result<(), JsonlError>) {
-    if let Err(fault) = result {
-        let cause = fault.source().map(ToString::to_string).unwrap_or_default();
-        error!("{fault}: {cause}");
+fn sink_report(name: &str, target: String, counts: SinkCounts) -> SinkReport {
+    let SinkCounts { sent, waiting, lost, error, .. } = counts;
+    SinkReport { name: name.to_owned(), target, sent, waiting, lost, error }
+}
+
+/// The name under which the ledger counts a sink's losses.
+fn place(sink: &str) -> &'static str {
+    match sink {
+        "events" => "event_file",
+        "syslog" => "syslog_messages",
+        _ => "webhook_messages",
     }
 }

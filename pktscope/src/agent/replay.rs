@@ -28,8 +28,9 @@ use crate::{
         recording::{Recording, RecordingStats},
     },
     sink::{
+        AlertSinks,
         ecs::Exporter,
-        jsonl::{Jsonl, JsonlError},
+        jsonl::{Jsonl, JsonlError, WhenFull},
     },
     store::{Reader, Store, StoreError, StoreOptions},
 };
@@ -173,14 +174,13 @@ impl<'a> Session<'a> {
     fn new(options: &ReplayOptions, watcher: &'a mut dyn ReplayWatcher, total: u64) -> Result<Self, ReplayError> {
         let config = &options.config;
         let geo = GeoDatabases::open(config.geoip.country.as_deref(), config.geoip.asn.as_deref())?;
-        let events = options.events.as_deref().map(|path| Ok::<_, JsonlError>((Jsonl::open(path)?, String::new())));
-        let events = events.transpose()?;
+        let events = options.events.as_deref().map(|path| Jsonl::open(path, WhenFull::Wait)).transpose()?;
         let store = options.state_dir.as_deref().map(|directory| open_store(directory, config)).transpose()?;
         let (detection, first_id) = remembered(options)?;
         let settings = settings::pipeline(config, "replay".to_owned(), 0, &geo);
         Ok(Self {
             pipeline: Pipeline::new(settings, detection, first_id),
-            outputs: Outputs::new(Exporter::default(), store, events),
+            outputs: Outputs::new(Exporter::default(), store, events, AlertSinks::default()),
             geo,
             watcher,
             effects: Vec::new(),
@@ -280,7 +280,7 @@ impl<'a> Session<'a> {
         self.hand_out();
         let state = restore::changes(&mut self.pipeline);
         self.outputs.tell(&[], state, self.now);
-        self.outputs.flush(self.now);
+        self.outputs.flush();
         self.outputs.close()?;
         Ok(ReplayReport { input, bytes, flows: self.flows, alerts: self.alerts, fault })
     }

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         mpsc::{self, Sender},
@@ -41,8 +41,9 @@ use crate::{
     },
     sensor::{Sensor, SensorError},
     sink::{
+        AlertSinks, WebhookError,
         ecs::Exporter,
-        jsonl::{Jsonl, JsonlError},
+        jsonl::{Jsonl, JsonlError, WhenFull},
     },
     store::{self, Reader, Store, StoreError, StoreOptions},
 };
@@ -77,6 +78,9 @@ pub enum RunError {
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ApiError),
+    /// A sink of alerts.
+    #[error(transparent)]
+    Sink(#[from] WebhookError),
     /// A MaxMind database.
     #[error(transparent)]
     Geo(#[from] GeoError),
@@ -107,9 +111,10 @@ pub enum RunError {
 pub fn run(options: RunOptions) -> Result<(), RunError> {
     let config = &options.config;
     let store = open_store(&options)?;
-    let events = config.agent.events.as_deref().map(open_events).transpose()?;
+    let events = config.agent.events.as_deref().map(|path| Jsonl::open(path, WhenFull::Lose)).transpose()?;
+    let alerts = AlertSinks::start(&config.sink, &config.agent.state_dir, exporter())?;
     let geo = GeoDatabases::open(config.geoip.country.as_deref(), config.geoip.asn.as_deref())?;
-    let outputs = Outputs::new(exporter(), Some(store), events);
+    let outputs = Outputs::new(exporter(), Some(store), events, alerts);
     let turns = build(config, outputs, geo)?;
     let (commands, received) = mpsc::channel();
     let (alive, gone) = oneshot::channel::<()>();
@@ -132,10 +137,6 @@ pub fn run(options: RunOptions) -> Result<(), RunError> {
     let outputs = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     outputs.close()?;
     waited
-}
-
-fn open_events(path: &Path) -> Result<(Jsonl, String), JsonlError> {
-    Ok((Jsonl::open(path)?, path.display().to_string()))
 }
 
 fn open_store(options: &RunOptions) -> Result<Store, StoreError> {

@@ -137,7 +137,7 @@ impl Turns {
             self.rates.note(now.boot, &self.pipeline.counters(), self.sensor.records());
         }
         self.hand_out(now);
-        self.outputs.flush(now);
+        self.outputs.flush();
     }
 
     fn take_answers(&mut self) {
@@ -225,7 +225,7 @@ impl Turns {
         self.step_events(now);
         self.pipeline.finish(now, &mut self.effects);
         self.hand_out(now);
-        self.outputs.flush(now);
+        self.outputs.flush();
         self.outputs
     }
 }

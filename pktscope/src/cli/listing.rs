@@ -100,14 +100,16 @@ impl Listing {
         let mut table = Table::new(&rows.columns());
         let mut page = rows.read(&reader, &query)?;
         self.print_page(rows, &page, &mut table, true)?;
-        while self.follow {
+        if !self.follow {
+            return Ok(());
+        }
+        loop {
             cursor = page.iter().map(|row| rows.written_at(row)).fold(cursor, i64::max);
             std::thread::sleep(FOLLOW_INTERVAL);
             query = Query { after: Some(cursor), limit: None, since: None, ..query };
             page = rows.read(&reader, &query)?;
             self.print_page(rows, &page, &mut table, false)?;
         }
-        Ok(())
     }
 
     fn query(&self, now: WallTime) -> Query {

@@ -33,6 +33,7 @@ pub(super) struct MarkArguments {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 #[value(rename_all = "snake_case")]
+#[expect(clippy::enum_variant_names, reason = "the words are the field's")]
 enum Verdict {
     /// It was what the rule looks for
     TruePositive,

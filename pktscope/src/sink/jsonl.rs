@@ -1,211 +1,337 @@
-//! The NDJSON export: every event as a line, appended to a file or standard output.
+//! The NDJSON export: every event as a line, appended to a file or standard output by a thread of its own.
 //!
-//! A write error never stops the agent: the line is counted as lost and the file is opened again later. A line is
-//! written whole or not at all, also after a full disk.
+//! A file that cannot be written, or a reader that does not read, never stops the pipeline: lines wait up to a bound and
+//! are then lost and counted. A line is written whole or not at all, also after a full disk.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Stdout, Write as _},
     path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
     time::Duration,
 };
 
-use crate::core::time::BootTime;
+use super::{SinkCounts, queue::join_within};
 
-/// Lines are collected up to this size before they are written.
-const BUFFER_BYTES: usize = 64 << 10;
-/// Lines that wait for a file that cannot be written; beyond it they are lost and counted.
-const PENDING_BYTES_MAX: usize = 4 << 20;
+/// Lines are collected up to this size before the thread is woken by itself.
+const BATCH_BYTES: usize = 64 << 10;
+/// Lines that wait, in bytes; beyond it they are lost and counted.
+const WAITING_BYTES_MAX: usize = 8 << 20;
 /// Pause before a file that could not be written is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a stopping agent waits for a reader that does not read.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
 
-/// What went wrong with the export.
+/// The event file cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum JsonlError {
-    /// The file cannot be opened.
-    #[error("failed to open event file {path}")]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file cannot be written.
-    #[error("failed to write event file {path}; events wait in memory and are then dropped and counted")]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+#[error("failed to open event file {path}")]
+pub struct JsonlError {
+    /// Which.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What happens to a line that finds no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is lost and counted: the agent never waits.
+    #[default]
+    Lose,
+    /// Adding waits for room: a replay loses nothing.
+    Wait,
+}
+
+#[derive(Default)]
+struct State {
+    pending: Vec<u8>,
+    /// Bytes that the thread has taken and not written yet.
+    in_hand: usize,
+    is_flushing: bool,
+    is_reopening: bool,
+    is_closing: bool,
+    counts: SinkCounts,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to do.
+    wake: Condvar,
+    /// There is room again.
+    room: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The export.
+pub struct Jsonl {
+    target: String,
+    when_full: WhenFull,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Jsonl {
+    /// Opens `path` for appending, starts the thread; `-` is standard output.
+    ///
+    /// # Errors
+    /// A file that cannot be opened.
+    pub fn open(path: &Path, when_full: WhenFull) -> Result<Self, JsonlError> {
+        let failed = |source| JsonlError { path: path.to_owned(), source };
+        let target = open_target(path).map_err(failed)?;
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), room: Condvar::new() });
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            path: path.to_owned(),
+            target: Some(target),
+            backlog: Vec::new(),
+            torn_bytes: 0,
+        };
+        let spawned = std::thread::Builder::new().name("events".to_owned()).spawn(move || writer.run());
+        let thread = Some(spawned.map_err(failed)?);
+        Ok(Self { target: path.display().to_string(), when_full, shared, thread })
+    }
+
+    /// Adds a line, complete with its line end; it is on its way after the next [`Self::flush`].
+    pub fn add(&self, line: &[u8]) {
+        let mut state = self.shared.lock();
+        if self.when_full == WhenFull::Wait {
+            let is_full = |state: &mut State| !has_room(state, line.len()) && state.counts.error.is_none();
+            state = self.shared.room.wait_while(state, is_full).unwrap_or_else(PoisonError::into_inner);
+        }
+        if !has_room(&state, line.len()) {
+            state.counts.lost += 1;
+            return;
+        }
+        state.pending.extend_from_slice(line);
+        state.counts.waiting += 1;
+        if BATCH_BYTES <= state.pending.len() {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Sends what was added on its way.
+    pub fn flush(&self) {
+        let mut state = self.shared.lock();
+        if !state.pending.is_empty() {
+            state.is_flushing = true;
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Opens the file again, for a log rotation; what was added before goes to the old file where it can.
+    pub fn reopen(&self) {
+        self.shared.lock().is_reopening = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Where it goes.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// What became of the lines.
+    pub fn counts(&self) -> SinkCounts {
+        self.shared.lock().counts.clone()
+    }
+}
+
+impl Drop for Jsonl {
+    fn drop(&mut self) {
+        self.shared.lock().is_closing = true;
+        self.shared.wake.notify_one();
+        let limit = if self.when_full == WhenFull::Wait { Duration::MAX } else { STOP_LIMIT };
+        if let Some(thread) = self.thread.take() {
+            join_within(thread, limit);
+        }
+    }
+}
+
+fn has_room(state: &State, more: usize) -> bool {
+    let waiting = state.pending.len() + state.in_hand;
+    waiting == 0 || waiting + more <= WAITING_BYTES_MAX
 }
 
 enum Target {
     File(File),
     Stdout(Stdout),
-    Closed,
 }
 
-/// What has become of the lines so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct JsonlCounts {
-    /// Lines written.
-    pub written: u64,
-    /// Lines that found no room while the file could not be written.
-    pub lost: u64,
-    /// Failed writes and opens.
-    pub errors: u64,
-}
-
-/// The export.
-pub struct Jsonl {
-    path: PathBuf,
-    target: Target,
-    pending: Vec<u8>,
-    pending_lines: u64,
-    /// Bytes of a line that a failed write left in the file.
-    torn_bytes: usize,
-    retry_at: BootTime,
-    counts: JsonlCounts,
-}
-
-impl Jsonl {
-    /// Opens `path` for appending; `-` is standard output.
-    ///
-    /// # Errors
-    /// A file that cannot be opened.
-    pub fn open(path: &Path) -> Result<Self, JsonlError> {
-        let target = open_target(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            target,
-            pending: Vec::with_capacity(BUFFER_BYTES),
-            pending_lines: 0,
-            torn_bytes: 0,
-            retry_at: BootTime::default(),
-            counts: JsonlCounts::default(),
-        })
-    }
-
-    /// Adds a line, complete with its line end; it is on its way to the file after the next [`Self::flush`].
-    ///
-    /// # Errors
-    /// As [`Self::flush`], when the buffer is full.
-    pub fn add(&mut self, line: &[u8], now: BootTime) -> Result<(), JsonlError> {
-        if PENDING_BYTES_MAX < self.pending.len() + line.len() {
-            self.counts.lost += 1;
-            return Ok(());
-        }
-        self.pending.extend_from_slice(line);
-        self.pending_lines += 1;
-        if BUFFER_BYTES <= self.pending.len() { self.flush(now) } else { Ok(()) }
-    }
-
-    /// Writes what was added. After a failure nothing is tried for a second.
-    ///
-    /// # Errors
-    /// A file that cannot be opened or written; the lines are kept for the next attempt.
-    pub fn flush(&mut self, now: BootTime) -> Result<(), JsonlError> {
-        if self.pending.is_empty() || now < self.retry_at {
-            return Ok(());
-        }
-        let result = self.write_pending();
-        if result.is_err() {
-            self.counts.errors += 1;
-            self.retry_at = now.plus(RETRY_PAUSE);
-        }
-        result
-    }
-
-    /// Opens the file again, for a log rotation; what was added before goes to the old file where it can.
-    ///
-    /// # Errors
-    /// A file that cannot be opened; it is tried again at the next flush.
-    pub fn reopen(&mut self) -> Result<(), JsonlError> {
-        let flushed = self.write_pending();
-        self.target = Target::Closed;
-        self.torn_bytes = 0;
-        self.target = open_target(&self.path)?;
-        flushed.or_else(|_| self.write_pending())
-    }
-
-    /// What has become of the lines so far.
-    pub fn counts(&self) -> JsonlCounts {
-        self.counts
-    }
-
-    fn write_pending(&mut self) -> Result<(), JsonlError> {
-        if matches!(self.target, Target::Closed) {
-            self.target = open_target(&self.path)?;
-        }
-        let mut done = 0;
-        let result = write_from(&mut self.target, &self.pending, &mut done, self.torn_bytes);
-        self.forget(done);
-        result.map_err(|source| JsonlError::Write { path: self.path.clone(), source })
-    }
-
-    /// Drops the whole lines of the first `done` bytes; a torn line stays, and is continued where it was torn.
-    fn forget(&mut self, done: usize) {
-        let written = &self.pending[..done];
-        let whole = memchr_last_newline(written).map_or(0, |index| index + 1);
-        let lines = u64::try_from(written[..whole].iter().filter(|byte| **byte == b'\n').count()).unwrap_or(u64::MAX);
-        self.torn_bytes = done - whole;
-        self.counts.written += lines;
-        self.pending_lines = self.pending_lines.saturating_sub(lines);
-        self.pending.drain(..whole);
-    }
-}
-
-fn memchr_last_newline(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().rposition(|byte| *byte == b'\n')
-}
-
-fn open_target(path: &Path) -> Result<Target, JsonlError> {
+fn open_target(path: &Path) -> io::Result<Target> {
     if path == Path::new("-") {
         return Ok(Target::Stdout(io::stdout()));
     }
-    let opened = OpenOptions::new().create(true).append(true).open(path);
-    opened.map(Target::File).map_err(|source| JsonlError::Open { path: path.to_owned(), source })
+    OpenOptions::new().create(true).append(true).open(path).map(Target::File)
 }
 
-/// Writes `bytes` from `from` on; `done` is how far it came, also after an error.
-fn write_from(target: &mut Target, bytes: &[u8], done: &mut usize, from: usize) -> io::Result<()> {
-    *done = from;
-    while *done < bytes.len() {
-        let written = match target {
-            Target::File(file) => file.write(&bytes[*done..]),
-            Target::Stdout(stdout) => stdout.write(&bytes[*done..]),
-            Target::Closed => Err(io::Error::from(io::ErrorKind::NotConnected)),
+impl Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Stdout(stdout) => {
+                let mut stdout = stdout.lock();
+                let count = stdout.write(bytes)?;
+                stdout.flush().map(|()| count)
+            }
+        }
+    }
+}
+
+/// What the thread is woken for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Orders {
+    is_reopening: bool,
+    is_closing: bool,
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    target: Option<Target>,
+    backlog: Vec<u8>,
+    /// Bytes of the backlog's first line that a failed write left in the file.
+    torn_bytes: usize,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let orders = self.wait();
+            let mut result = self.write_backlog();
+            if orders.is_reopening {
+                self.target = None;
+                self.torn_bytes = 0;
+                result = self.write_backlog();
+            }
+            if orders.is_closing {
+                return self.end();
+            }
+            if let Err(error) = result {
+                self.fail(&error);
+            }
+        }
+    }
+
+    /// Waits for something to do; takes what waits.
+    fn wait(&mut self) -> Orders {
+        let is_idle = |state: &mut State| {
+            let is_due = state.is_flushing || BATCH_BYTES <= state.pending.len();
+            !is_due && !state.is_reopening && !state.is_closing
         };
-        match written {
+        let state = self.shared.lock();
+        let mut state = match self.backlog.is_empty() {
+            true => self.shared.wake.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner),
+            false => state,
+        };
+        self.backlog.append(&mut state.pending);
+        state.in_hand = self.backlog.len();
+        state.is_flushing = false;
+        Orders { is_reopening: std::mem::take(&mut state.is_reopening), is_closing: state.is_closing }
+    }
+
+    /// Writes the backlog as far as it goes; a line that is torn is continued where it was.
+    fn write_backlog(&mut self) -> io::Result<()> {
+        if self.backlog.is_empty() && self.target.is_some() {
+            return Ok(());
+        }
+        if self.target.is_none() {
+            self.target = Some(open_target(&self.path)?);
+        }
+        let Some(target) = &mut self.target else { return Ok(()) };
+        let mut done = self.torn_bytes;
+        let result = write_all(target, &self.backlog, &mut done);
+        self.forget(done, result.is_ok());
+        result
+    }
+
+    /// Drops the whole lines of the first `done` bytes.
+    fn forget(&mut self, done: usize, is_complete: bool) {
+        let whole = self.backlog[..done].iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
+        let lines = count_lines(&self.backlog[..whole]);
+        self.torn_bytes = done - whole;
+        self.backlog.drain(..whole);
+        let mut state = self.shared.lock();
+        state.in_hand = self.backlog.len();
+        state.counts.sent += lines;
+        state.counts.waiting = state.counts.waiting.saturating_sub(lines);
+        if is_complete && state.counts.error.take().is_some() {
+            tracing::info!("event file {} can be written again", self.path.display());
+        }
+        self.shared.room.notify_all();
+    }
+
+    /// Tells an error once until a write succeeds; waits before the next try.
+    fn fail(&self, error: &io::Error) {
+        let mut state = self.shared.lock();
+        state.counts.failures += 1;
+        if state.counts.error.replace(error.to_string()).is_none() {
+            tracing::error!(
+                "failed to write event file {}: {error}; lines wait and are then lost",
+                self.path.display()
+            );
+        }
+        self.shared.room.notify_all();
+        let is_waiting = |state: &mut State| !state.is_closing && !state.is_reopening;
+        drop(self.shared.wake.wait_timeout_while(state, RETRY_PAUSE, is_waiting));
+    }
+
+    fn end(&self) {
+        let lines = count_lines(&self.backlog);
+        if lines != 0 {
+            tracing::error!("{lines} events for {} are lost: it could not be written", self.path.display());
+        }
+        let mut state = self.shared.lock();
+        state.counts.lost += lines;
+        state.counts.waiting = 0;
+    }
+}
+
+fn count_lines(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.iter().filter(|byte| **byte == b'\n').count()).unwrap_or(u64::MAX)
+}
+
+/// Writes `bytes` from `done` on; `done` is how far it came, also after an error.
+fn write_all(target: &mut Target, bytes: &[u8], done: &mut usize) -> io::Result<()> {
+    while *done < bytes.len() {
+        match target.write(&bytes[*done..]) {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero)),
             Ok(count) => *done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    if let Target::Stdout(stdout) = target { stdout.flush() } else { Ok(()) }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Read as _;
 
-    fn at(seconds: u64) -> BootTime {
-        BootTime(seconds * 1_000_000_000)
-    }
+    use super::*;
 
     fn line(number: usize) -> Vec<u8> {
         format!("{{\"number\":{number},\"padding\":\"{}\"}}\n", "x".repeat(100)).into_bytes()
     }
 
-    fn numbers(path: &Path) -> Vec<u64> {
-        let text = std::fs::read_to_string(path).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["number"].as_u64().unwrap())
-            .collect()
+    fn numbers(text: &[u8]) -> Vec<u64> {
+        let lines = std::str::from_utf8(text).unwrap().lines();
+        lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["number"].as_u64().unwrap()).collect()
+    }
+
+    fn numbers_in(path: &Path) -> Vec<u64> {
+        numbers(&std::fs::read(path).unwrap())
+    }
+
+    fn wait_until(mut done: impl FnMut() -> bool) {
+        while !done() {
+            std::thread::yield_now();
+        }
     }
 
     #[test]
@@ -213,62 +339,95 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, rotated) = (folder.path().join("events.ndjson"), folder.path().join("events.1"));
         std::fs::write(&path, line(0)).unwrap();
-        let mut jsonl = Jsonl::open(&path).unwrap();
-        jsonl.add(&line(1), at(1)).unwrap();
-        jsonl.flush(at(1)).unwrap();
+        let jsonl = Jsonl::open(&path, WhenFull::Lose).unwrap();
+        jsonl.add(&line(1));
+        jsonl.flush();
+        wait_until(|| jsonl.counts().sent == 1);
         std::fs::rename(&path, &rotated).unwrap();
-        jsonl.add(&line(2), at(2)).unwrap();
-        jsonl.reopen().unwrap();
-        jsonl.add(&line(3), at(3)).unwrap();
-        jsonl.flush(at(3)).unwrap();
-        assert_eq!((numbers(&rotated), numbers(&path)), (vec![0, 1, 2], vec![3]));
-        assert_eq!(jsonl.counts(), JsonlCounts { written: 3, lost: 0, errors: 0 });
+        jsonl.add(&line(2));
+        jsonl.reopen();
+        wait_until(|| path.exists());
+        jsonl.add(&line(3));
+        drop(jsonl);
+        assert_eq!((numbers_in(&rotated), numbers_in(&path)), (vec![0, 1, 2], vec![3]));
     }
 
     /// A pipe stands for a full disk: it takes a part of what is written and then refuses until it is read.
     #[test]
     fn a_line_torn_by_a_full_target_is_continued_where_it_was_torn() {
-        use std::io::Read as _;
         let (mut reader, writer) = std::io::pipe().unwrap();
         rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
-        let mut jsonl = Jsonl::open(Path::new("/dev/null")).unwrap();
-        jsonl.target = Target::File(File::from(std::os::fd::OwnedFd::from(writer)));
-        let mut failures = 0;
-        for number in 0..3_000 {
-            failures += u64::from(jsonl.add(&line(number), at(2 * number as u64)).is_err());
-        }
-        assert!(0 < failures, "the pipe was never full");
-        let mut text = Vec::new();
-        while jsonl.counts.written < 3_000 {
-            let mut chunk = vec![0; 256 << 10];
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), room: Condvar::new() });
+        let mut writer = Writer {
+            shared: Arc::clone(&shared),
+            path: PathBuf::new(),
+            target: Some(Target::File(File::from(std::os::fd::OwnedFd::from(writer)))),
+            backlog: (0..3_000).flat_map(line).collect(),
+            torn_bytes: 0,
+        };
+        let (mut text, mut failures) = (Vec::new(), 0);
+        while let Err(error) = writer.write_backlog() {
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            failures += 1;
+            let mut chunk = vec![0; 50_001];
             let count = reader.read(&mut chunk).unwrap();
             text.extend_from_slice(&chunk[..count]);
-            let _ = jsonl.flush(at(1_000_000 + 2 * text.len() as u64));
         }
-        drop(jsonl);
+        assert!(0 < failures, "the pipe was never full");
+        assert_eq!(shared.lock().counts.sent, 3_000);
+        drop(writer);
         reader.read_to_end(&mut text).unwrap();
-        let expected: Vec<u8> = (0..3_000).flat_map(line).collect();
-        assert!(text == expected, "lines were torn or doubled");
+        assert_eq!(numbers(&text), (0..3_000).collect::<Vec<_>>());
     }
 
     #[test]
-    fn lines_beyond_the_bound_are_counted_and_an_error_is_told_once_a_second() {
-        let mut jsonl = Jsonl::open(Path::new("/dev/full")).unwrap();
-        let lines = PENDING_BYTES_MAX / line(9_999).len() + 100;
-        let mut errors = 0;
-        for number in 0..lines {
-            errors += u64::from(jsonl.add(&line(number), at(5)).is_err());
-        }
-        assert_eq!((errors, jsonl.counts().errors), (1, 1));
-        assert_eq!(jsonl.counts().written, 0);
-        let lost = jsonl.counts().lost;
-        assert!((1..=1_000).contains(&lost), "{lost}");
-        assert!(jsonl.flush(at(6)).is_err());
+    fn a_full_disk_costs_what_does_not_fit_and_the_end_is_not_waited_for() {
+        let jsonl = Jsonl::open(Path::new("/dev/full"), WhenFull::Lose).unwrap();
+        let lines = WAITING_BYTES_MAX / line(9_999).len() + 500;
+        (0..lines).for_each(|number| jsonl.add(&line(number)));
+        jsonl.flush();
+        wait_until(|| jsonl.counts().failures != 0);
+        let counts = jsonl.counts();
+        assert_eq!((counts.sent, usize::try_from(counts.lost + counts.waiting).unwrap()), (0, lines));
+        assert!((400..=1_000).contains(&counts.lost), "{counts:?}");
+        assert!(counts.error.unwrap().contains("No space left"));
+        let shared = Arc::clone(&jsonl.shared);
+        drop(jsonl);
+        assert_eq!(usize::try_from(shared.lock().counts.lost).unwrap(), lines);
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_never_stops_the_pipeline() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        // Opened both ways, so that opening does not wait for the other end.
+        let reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let jsonl = Jsonl::open(&path, WhenFull::Lose).unwrap();
+        let lines = 2 * WAITING_BYTES_MAX / line(9_999).len();
+        (0..lines).for_each(|number| jsonl.add(&line(number)));
+        let counts = jsonl.counts();
+        assert_ne!(counts.lost, 0);
+        assert_eq!(usize::try_from(counts.sent + counts.lost + counts.waiting).unwrap(), lines);
+        drop(jsonl);
+        drop(reader);
+    }
+
+    #[test]
+    fn a_replay_waits_instead_of_losing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.ndjson");
+        let jsonl = Jsonl::open(&path, WhenFull::Wait).unwrap();
+        let lines = 3 * WAITING_BYTES_MAX / line(9_999).len();
+        (0..lines).for_each(|number| jsonl.add(&line(number)));
+        drop(jsonl);
+        assert_eq!(numbers_in(&path), (0..lines as u64).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
-        let error = Jsonl::open(Path::new("/nowhere/events.ndjson")).err().unwrap();
+        let error = Jsonl::open(Path::new("/nowhere/events.ndjson"), WhenFull::Lose).err().unwrap();
         assert_eq!(error.to_string(), "failed to open event file /nowhere/events.ndjson");
     }
 }

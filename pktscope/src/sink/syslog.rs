@@ -238,10 +238,7 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{BufRead as _, BufReader},
-        net::TcpListener,
-    };
+    use std::{io::BufReader, net::TcpListener};
 
     use super::*;
     use crate::{
