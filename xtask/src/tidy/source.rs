@@ -65,13 +65,14 @@ impl Source {
         outside.flat_map(|name| [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")]).collect()
     }
 
-    /// Whether the whole file is tests, benches or fuzz targets.
+    /// Whether the whole file is tests, benches, examples or fuzz targets.
     pub fn is_test_file(&self) -> bool {
         if self.is_declared_test {
             return true;
         }
         let folders: Vec<&str> = self.path.split('/').collect();
-        folders.iter().any(|folder| ["tests", "benches", "fuzz"].contains(folder)) || self.path.ends_with("/tests.rs")
+        folders.iter().any(|folder| ["tests", "benches", "examples", "fuzz"].contains(folder))
+            || self.path.ends_with("/tests.rs")
     }
 
     /// Whether this line is test code.
