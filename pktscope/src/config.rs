@@ -6,12 +6,15 @@
 #[macro_use]
 mod section;
 mod check;
+mod detect;
 mod setting;
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use crate::core::detect::DetectionSettings;
 
 pub use section::{Mistake, Section};
 pub use setting::{Bytes, Facility, Switch, SyslogAddress, format_duration, parse_duration};
@@ -33,8 +36,8 @@ section! {
         pub flow: Flow = Flow::default(),
         /// The account of every byte.
         pub ledger: Ledger = Ledger::default(),
-        /// What is normal for a program.
-        pub baseline: Baseline = Baseline::default(),
+        /// What is learned, and what is worth an alert.
+        pub detect: DetectionSettings = DetectionSettings::default(),
         /// The database in the state directory.
         pub store: Store = Store::default(),
         /// Where alerts go besides the store.
@@ -99,14 +102,6 @@ section! {
     pub struct Ledger {
         /// Length of an interval.
         pub interval: Duration = Duration::from_secs(10),
-    }
-}
-
-section! {
-    /// What is normal for a program.
-    pub struct Baseline {
-        /// How long a new program is learned before it can raise alerts; "0s" starts active.
-        pub learning_window: Duration = DAY.saturating_mul(7),
     }
 }
 
@@ -251,6 +246,7 @@ fn listed(mistakes: &[Mistake]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::alert::RuleId;
 
     #[test]
     fn what_is_shown_reads_back_as_the_same() {
@@ -307,6 +303,47 @@ mod tests {
         assert_eq!(paths, expected);
         let intervall = mistakes.iter().find(|mistake| mistake.path == "flow.update_intervall").unwrap();
         assert_eq!(intervall.to_string(), "flow.update_intervall: no such key; did you mean \"update_interval\"?");
+    }
+
+    #[test]
+    fn detection_is_set_by_rule_and_bad_thresholds_are_named() {
+        let text = r#"
+            [detect]
+            learning_window = "0s"
+            disabled = ["bandwidth"]
+            [detect.beaconing]
+            threshold = 0.7
+            [detect.dns_tunnel]
+            name_bytes = [1, 2, 3]
+            min_names = [10, 4.5]
+        "#;
+        let detect = Config::parse(text).unwrap().detect;
+        assert_eq!(
+            (detect.learning_window, detect.disabled.as_slice()),
+            (Duration::ZERO, [RuleId::Bandwidth].as_slice())
+        );
+        assert_eq!((detect.beacon.threshold, detect.dns.name_bytes, detect.dns.min_names), (0.7, [1, 2, 3], (10, 4.5)));
+
+        let text = r#"
+            [detect]
+            disabled = ["bandwith"]
+            [detect.beaconing]
+            threshold = 7
+            update_interval = "60s"
+            [detect.dns_tunnel]
+            name_bytes = [1, 2]
+            [detect.port_scan]
+            half_life = "0s"
+        "#;
+        let paths: Vec<_> = Config::parse(text).unwrap_err().into_iter().map(|mistake| mistake.path).collect();
+        let expected = [
+            "detect.disabled",
+            "detect.beaconing.update_interval",
+            "detect.dns_tunnel.name_bytes",
+            "detect.beaconing.threshold",
+            "detect.port_scan.half_life",
+        ];
+        assert_eq!(paths, expected);
     }
 
     #[test]

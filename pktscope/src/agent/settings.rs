@@ -32,7 +32,9 @@ pub(super) fn flow(config: &Config) -> FlowSettings {
 }
 
 pub(super) fn detection(config: &Config) -> DetectionSettings {
-    DetectionSettings { learning_window: config.baseline.learning_window, ..DetectionSettings::default() }
+    let mut settings = config.detect.clone();
+    settings.beacon.update_interval = config.flow.update_interval;
+    settings
 }
 
 pub(super) fn pipeline(config: &Config, boot_id: String, netns: u64, geo: &GeoDatabases) -> PipelineSettings {

@@ -57,7 +57,7 @@ pub(super) struct DetectionArguments {
 
 impl DetectionArguments {
     pub(super) fn apply(&self, config: &mut Config) {
-        set(&mut config.baseline.learning_window, self.learning_window);
+        set(&mut config.detect.learning_window, self.learning_window);
         set_path(&mut config.geoip.country, &self.geoip_country);
         set_path(&mut config.geoip.asn, &self.geoip_asn);
     }

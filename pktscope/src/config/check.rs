@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::{Bytes, Config, Mistake};
+use crate::core::detect::DetectionSettings;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Adds a mistake for each value out of its range.
 pub(super) fn ranges(config: &Config, mistakes: &mut Vec<Mistake>) {
     durations(config, mistakes);
+    detection(&config.detect, mistakes);
     sizes(config, mistakes);
     if let Some(url) = &config.sink.webhook.url
         && !(url.starts_with("https://") || url.starts_with("http://"))
@@ -58,5 +60,40 @@ fn sizes(config: &Config, mistakes: &mut Vec<Mistake>) {
     ];
     for (path, value, least) in least.into_iter().filter(|(_, value, least)| value < least) {
         mistakes.push(Mistake::new(path, format!("{value} is too small; write at least {least}")));
+    }
+}
+
+fn detection(settings: &DetectionSettings, mistakes: &mut Vec<Mistake>) {
+    let shares = [
+        ("detect.volume_spike.alpha", settings.volume.alpha),
+        ("detect.volume_spike.push_ratio", settings.volume.push_ratio),
+        ("detect.port_scan.scanner_answered", settings.scan.scanner_answered),
+        ("detect.port_scan.named_weight", settings.scan.named_weight),
+        ("detect.port_scan.answered_bounds", settings.scan.answered_bounds.0),
+        ("detect.port_scan.answered_bounds", settings.scan.answered_bounds.1),
+        ("detect.beaconing.threshold", settings.beacon.threshold),
+        ("detect.beaconing.shared_penalty", settings.beacon.shared_penalty),
+        ("detect.beaconing.private_penalty", settings.beacon.private_penalty),
+        ("detect.beaconing.monitor_penalty", settings.beacon.monitor_penalty),
+        ("detect.beaconing.ordinary_penalty", settings.beacon.ordinary_penalty),
+        ("detect.dns_tunnel.missing_weight", settings.dns.missing_weight),
+    ];
+    for (path, value) in shares.into_iter().filter(|(_, value)| !(0.0..=1.0).contains(value)) {
+        mistakes.push(Mistake::new(path, format!("{value} is no share; write a number from 0.0 to 1.0")));
+    }
+    let positive = [
+        ("detect.volume_spike.deviations", settings.volume.deviations),
+        ("detect.volume_spike.times_max", settings.volume.times_max),
+        ("detect.volume_spike.times_weekly", settings.volume.times_weekly),
+        ("detect.port_scan.alarm", settings.scan.alarm),
+        ("detect.port_scan.prior", settings.scan.prior.0),
+        ("detect.port_scan.prior", settings.scan.prior.1),
+        ("detect.dns_tunnel.times_learned", settings.dns.times_learned),
+        ("detect.dns_tunnel.connected_factor", settings.dns.connected_factor),
+        ("detect.unattributed_egress.times_learned", settings.unattributed.times_learned),
+        ("detect.port_scan.half_life", settings.scan.half_life.as_secs_f64()),
+    ];
+    for (path, value) in positive.into_iter().filter(|(_, value)| *value <= 0.0) {
+        mistakes.push(Mistake::new(path, format!("{value} is too small; write a value above 0")));
     }
 }

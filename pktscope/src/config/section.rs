@@ -143,20 +143,31 @@ macro_rules! section {
     };
 }
 
-/// Makes a struct that is defined elsewhere, for example in the core, a group of settings.
+/// A field's key: its name, or another one.
+macro_rules! key {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $key:literal) => {
+        $key
+    };
+}
+
+/// Makes a struct that is defined elsewhere, for example in the core, a group of settings. A field that is neither listed
+/// nor in `without` does not compile.
 macro_rules! section_of {
-    ($name:ty { $($(#[doc = $doc:literal])+ $field:ident,)+ }) => {
+    ($name:ident {
+        $($(#[doc = $doc:literal])+ $field:ident $(as $key:literal)?,)+
+    } $(without { $($skipped:ident),+ })?) => {
         impl $crate::config::Section for $name {
             fn read_value(&mut self, path: &str, value: &toml::Value, mistakes: &mut Vec<$crate::config::Mistake>) {
-                let fields = &mut [$($crate::config::section::Field {
-                    key: stringify!($field),
-                    section: &mut self.$field,
-                }),+];
+                let Self { $($field,)+ $($($skipped: _,)+)? } = self;
+                let fields = &mut [$($crate::config::section::Field { key: key!($field $($key)?), section: $field }),+];
                 $crate::config::section::read_fields(path, value, fields, mistakes);
             }
 
             fn show_section(&self, path: &str, out: &mut String) {
-                $crate::config::section::show_fields(path, &[$((stringify!($field), &[$($doc),+], &self.$field)),+], out);
+                $crate::config::section::show_fields(path, &[$((key!($field $($key)?), &[$($doc),+], &self.$field)),+], out);
             }
 
             fn is_group(&self) -> bool {

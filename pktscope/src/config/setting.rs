@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::section::a_kind;
+use crate::core::alert::RuleId;
 
 /// A value with one line in the configuration.
 pub trait Setting: Sized {
@@ -49,7 +50,7 @@ macro_rules! unsigned {
     )+};
 }
 
-unsigned!(u16, u32, u64, usize);
+unsigned!(u8, u16, u32, u64, usize);
 
 impl Setting for f64 {
     fn read(value: &toml::Value) -> Result<Self, String> {
@@ -63,6 +64,48 @@ impl Setting for f64 {
 
     fn show(&self) -> Option<String> {
         Some(format!("{self:?}"))
+    }
+}
+
+impl<const N: usize> Setting for [u64; N] {
+    fn read(value: &toml::Value) -> Result<Self, String> {
+        let items = list(value, N)?;
+        let numbers: Vec<u64> = items.iter().map(u64::read).collect::<Result<_, _>>()?;
+        numbers.try_into().map_err(|_| format!("a list of {N} numbers is needed"))
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
+}
+
+impl<A: Setting, B: Setting> Setting for (A, B) {
+    fn read(value: &toml::Value) -> Result<Self, String> {
+        let items = list(value, 2)?;
+        Ok((A::read(&items[0])?, B::read(&items[1])?))
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(format!("[{}, {}]", self.0.show()?, self.1.show()?))
+    }
+}
+
+fn list(value: &toml::Value, length: usize) -> Result<&[toml::Value], String> {
+    let items = value.as_array().filter(|items| items.len() == length);
+    items.map(Vec::as_slice).ok_or_else(|| format!("a list of {length} numbers is needed, not {value}"))
+}
+
+impl Setting for Vec<RuleId> {
+    fn read(value: &toml::Value) -> Result<Self, String> {
+        let known = || RuleId::ALL.map(RuleId::id).join(", ");
+        let rule = |id: &String| {
+            RuleId::from_id(id).ok_or_else(|| format!("there is no rule \"{id}\"; there are: {}", known()))
+        };
+        Vec::<String>::read(value)?.iter().map(rule).collect()
+    }
+
+    fn show(&self) -> Option<String> {
+        self.iter().map(|rule| rule.id().to_owned()).collect::<Vec<_>>().show()
     }
 }
 
