@@ -73,7 +73,7 @@ section! {
         /// How often the ring buffer is read.
         pub poll_interval: Duration = Duration::from_millis(50),
         /// How often the counters of all sockets are read; less often where reading takes long.
-        pub sweep_interval: Duration = Duration::from_secs(1),
+        pub sweep_interval: Duration = Duration::from_millis(500),
         /// Whether packets that belong to no socket are counted on the interfaces: "auto" when there are any, "on", "off".
         pub interfaces: Switch = Switch::Auto,
     }

@@ -8,8 +8,10 @@ use crate::core::time::BootTime;
 const SWEEP_PAUSE_FACTOR: u32 = 50;
 /// Records in one read from which on the next read comes at once: the ring fills faster than it is read.
 const BUSY_RECORDS: usize = 4_096;
-/// The pipeline's own interval.
-const TICK: Duration = Duration::from_secs(1);
+/// How often changed rows of the baseline are handed to the store.
+const SAVE: Duration = Duration::from_secs(1);
+/// The pipeline's own interval: a closed connection is told within its linger and this.
+const TICK: Duration = Duration::from_millis(250);
 
 /// See the module.
 #[derive(Debug)]
@@ -70,10 +72,10 @@ impl Schedule {
 
     /// Whether what changed in detection is to be handed to the store; says so once. An alert's rows never wait.
     pub(super) fn is_save_due(&mut self, now: BootTime) -> bool {
-        is_due(&mut self.next_save, TICK, now)
+        is_due(&mut self.next_save, SAVE, now)
     }
 
-    /// Whether a second is over; says so once.
+    /// Whether the pipeline is to see the time; says so once.
     pub(super) fn is_tick_due(&mut self, now: BootTime) -> bool {
         is_due(&mut self.next_tick, TICK, now)
     }

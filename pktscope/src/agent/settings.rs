@@ -34,6 +34,8 @@ pub(super) fn flow(config: &Config) -> FlowSettings {
 pub(super) fn detection(config: &Config) -> DetectionSettings {
     let mut settings = config.detect.clone();
     settings.beacon.update_interval = config.flow.update_interval;
+    // A host that does not learn has programs that do not learn either.
+    settings.program_learning_window = settings.program_learning_window.min(settings.learning_window);
     settings
 }
 
