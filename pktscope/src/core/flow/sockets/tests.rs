@@ -170,7 +170,7 @@ fn the_last_ack_of_time_wait_is_the_connections_and_the_fin_it_answers_too() {
     let ack = SocketReport {
         cookie: 9,
         scope: SocketScope::Kernel,
-        at: at(11),
+        at: BootTime(at(10).0 + 500_000_000),
         sent: volume(1, 52),
         received: Volume::default(),
         user: None,
