@@ -21,6 +21,7 @@ use super::{
 use claims::{Asker, Claims};
 use questions::Questions;
 
+const DNS_PORT: u16 = 53;
 /// Processes remembered as local resolvers because they were seen answering.
 const MAX_RESOLVERS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Aliases followed in one answer; resolvers stop at 8 to 17 (BIND `max-recursion-depth`, unbound `MAX_RESTART_COUNT`).
@@ -223,8 +224,8 @@ impl NameTable {
         of_process.chain([Asker::HOST]).any(|asker| self.claims.has(addr, asker, name, found.at))
     }
 
-    /// A resolver on this host receives questions and sends answers: that tells who is one. In a capture, where no
-    /// socket is known, every message counts as its asker's.
+    /// A resolver on this host receives questions and sends answers: that tells who is one, but for mDNS and LLMNR,
+    /// where everybody hears the questions. In a capture, where no socket is known, every message counts as its asker's.
     fn observe_served(&mut self, message: &DnsMessage) -> Option<DnsOutcome> {
         let is_servers_end = match message.direction {
             Direction::Egress => message.is_response,
@@ -233,7 +234,8 @@ impl NameTable {
         if !is_servers_end || message.flow.cookie == 0 {
             return None;
         }
-        if let Some(process) = &message.process {
+        let server = if message.is_response { message.flow.source } else { message.flow.destination };
+        if let Some(process) = message.process.as_ref().filter(|_| server.port == DNS_PORT) {
             self.resolvers.put(process.key, ());
         }
         Some(DnsOutcome::Served)

@@ -225,6 +225,18 @@ fn mdns_answers_repeat_no_question() {
 }
 
 #[test]
+fn who_hears_a_question_to_a_group_is_no_resolver() {
+    let mut table = NameTable::default();
+    let browser = process(5, "/usr/bin/browser");
+    let mut heard = question("printer.local", Some(browser.clone()), 10);
+    heard.flow = FlowRef { source: end("10.0.0.9", 5353), destination: end("224.0.0.251", 5353), ..heard.flow };
+    heard.direction = Direction::Ingress;
+    assert_eq!(table.observe_dns(&heard), DnsOutcome::Served);
+    resolve(&mut table, "a.example", Some(browser), 20, 300);
+    assert_eq!(name(&table, &[key(99)], 22), None);
+}
+
+#[test]
 fn llmnr_is_answered_by_whoever_has_the_name() {
     let mut table = NameTable::default();
     let mut asked = question("host", None, 10);
