@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Process, ProcessKey,
+    ImageHash, Process, ProcessKey,
     image::{Context, Image},
     strings::Strings,
 };
@@ -87,9 +87,9 @@ impl Entry {
         }
     }
 
-    /// Whether everything that names the program is known, or will not become known.
+    /// Whether all that tells the program is known, its hash too, or will not become known.
     pub(super) fn is_settled(&self) -> bool {
-        self.is_answered || self.is_kernel_thread
+        self.is_kernel_thread || self.is_answered && self.image.facts.hash != ImageHash::Pending
     }
 
     /// Puts a new image in place; the old one stays, for the sockets that it used.

@@ -4,6 +4,8 @@
 //! [`Arc<Process>`] for a stamp, and effects: look-ups, and the start, change and end of those processes that own sockets
 //! or are ancestors of one that does. It never looks anything up itself and never grows past its limits.
 
+mod forget;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     num::NonZeroUsize,
@@ -34,9 +36,6 @@ const MAX_KNOWN_PATHS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero")
 /// How long an image that was replaced by an exec is kept without being asked for: sockets that it used are reported
 /// within a few sweeps of one second.
 const KEEP_REPLACED: Duration = Duration::from_secs(10);
-
-/// Live processes looked at for one to evict before the oldest is taken regardless.
-const MAX_EVICTION_STEPS: usize = 64;
 
 /// Bounds of a [`ProcessTable`].
 #[derive(Clone, Copy, Debug)]
@@ -225,8 +224,8 @@ impl ProcessTable {
         self.materialise(key.rounded())
     }
 
-    /// Whether all that names the program is known, or will not become known: until then a flow's first report waits,
-    /// for at most [`ProcessLimits::settle_timeout`].
+    /// Whether all that tells the program is known, its hash too, or will not become known: until then a flow's first
+    /// report waits, for at most [`ProcessLimits::settle_timeout`].
     pub fn is_settled(&self, key: ProcessKey) -> bool {
         self.entries
             .get(&key.rounded())
@@ -338,9 +337,14 @@ impl ProcessTable {
         }
         let entry = self.admit(stamp.key, now, effects);
         entry.last_used = now;
+        let is_news = entry.uid.is_none() || entry.cgroup_id.is_none();
         entry.uid = entry.uid.or(Some(stamp.uid));
         entry.cgroup_id = entry.cgroup_id.or(Some(stamp.cgroup_id));
-        if entry.announcement == Announcement::NotNeeded {
+        let announcement = entry.announcement;
+        if is_news {
+            self.tell_change(key, effects);
+        }
+        if announcement == Announcement::NotNeeded {
             self.need(key, now, effects);
         }
         key
@@ -390,13 +394,11 @@ impl ProcessTable {
     /// Tells of an answered process what is new to the world.
     fn show(&mut self, key: ProcessKey, now: BootTime, effects: &mut Vec<Effect>) -> Option<Arc<Process>> {
         self.refresh(key);
-        let entry = self.entries.get_mut(&key)?;
-        let changed = entry.rebuild(&self.boot_id);
+        let changed = self.tell_change(key, effects);
+        let entry = self.entries.get(&key)?;
         let announcement = entry.announcement;
-        match (announcement, &changed) {
-            (Announcement::DueBy(_), _) => self.announce(key, effects),
-            (Announcement::Done, Some(process)) => effects.push(Effect::ProcessChanged(process.clone())),
-            (Announcement::Done, None) | (Announcement::NotNeeded, _) => {}
+        if matches!(announcement, Announcement::DueBy(_)) && entry.is_settled() {
+            self.announce(key, effects);
         }
         if announcement != Announcement::NotNeeded {
             self.need(key, now, effects);
@@ -404,64 +406,14 @@ impl ProcessTable {
         changed
     }
 
-    fn is_past_keeping(&self, at: BootTime, now: BootTime) -> bool {
-        self.limits.keep_ended <= now.since(at)
-    }
-
-    /// Forgets the process that ended first, or keeps it where it was used lately.
-    fn forget_ended(&mut self, key: ProcessKey, now: BootTime, effects: &mut Vec<Effect>) {
-        let used = self.entries.get(&key).map_or(BootTime(0), |entry| entry.last_used);
-        self.ended.pop_first();
-        if self.is_past_keeping(used, now) {
-            self.remove(key, effects);
-        } else {
-            self.ended.insert((used, key));
+    /// Makes a process anew after a change, and tells of it where the process was announced.
+    fn tell_change(&mut self, key: ProcessKey, effects: &mut Vec<Effect>) -> Option<Arc<Process>> {
+        let entry = self.entries.get_mut(&key)?;
+        let changed = entry.rebuild(&self.boot_id)?;
+        if entry.announcement == Announcement::Done {
+            effects.push(Effect::ProcessChanged(changed.clone()));
         }
-    }
-
-    fn forget_oldest_ended(&mut self, effects: &mut Vec<Effect>) {
-        if let Some((_, key)) = self.ended.pop_first() {
-            self.remove(key, effects);
-        }
-    }
-
-    fn remove(&mut self, key: ProcessKey, effects: &mut Vec<Effect>) {
-        if self.entries.get(&key).is_some_and(|entry| matches!(entry.announcement, Announcement::DueBy(_))) {
-            self.announce(key, effects);
-        }
-        self.entries.remove(&key);
-        if self.newest.get(&key.pid) == Some(&key.started_at) {
-            self.newest.remove(&key.pid);
-        }
-    }
-
-    fn make_room(&mut self, effects: &mut Vec<Effect>) {
-        if 2 * self.entries.len() + MAX_EVICTION_STEPS < self.arrivals.len() {
-            self.arrivals.retain(|key| self.entries.contains_key(key));
-        }
-        if self.entries.len() < self.limits.processes {
-            return;
-        }
-        if self.ended.is_empty() {
-            self.counters.evicted_live += 1;
-            self.evict_live(effects);
-        } else {
-            self.counters.evicted_ended += 1;
-            self.forget_oldest_ended(effects);
-        }
-    }
-
-    /// Forgets the live process that came first and owns no socket: `/proc` still knows it if it is needed after all.
-    fn evict_live(&mut self, effects: &mut Vec<Effect>) {
-        for step in 0.. {
-            let Some(key) = self.arrivals.pop_front() else { return };
-            let Some(entry) = self.entries.get(&key) else { continue };
-            if step < MAX_EVICTION_STEPS && entry.announcement != Announcement::NotNeeded {
-                self.arrivals.push_back(key);
-                continue;
-            }
-            return self.remove(key, effects);
-        }
+        Some(changed)
     }
 }
 
@@ -533,7 +485,8 @@ mod tests {
     }
 
     fn facts(key: ProcessKey, image: u32, executable: &str) -> ProcessFacts {
-        ProcessFacts { key, image, executable: Some(executable.into()), ..Default::default() }
+        let hash = Some(ImageHash::Sha256("ab".into()));
+        ProcessFacts { key, image, executable: Some(executable.into()), hash, ..Default::default() }
     }
 
     struct Bench {
@@ -611,6 +564,22 @@ mod tests {
         assert_eq!(bench.told(), ["started 1 /sbin/init"], "who is never answered for is announced as it is");
         bench.exit(curl);
         assert_eq!(bench.told(), ["ended 11 256"]);
+    }
+
+    #[test]
+    fn a_process_is_settled_when_its_hash_is_there_or_will_not_come() {
+        let child = key(11, 6);
+        let mut bench = Bench::new(ProcessLimits::default());
+        bench.exec(child, key(10, 5), "/bin/curl", &["curl"]);
+        bench.owner(child);
+        bench.effects.clear();
+        assert!(!bench.table.is_settled(child));
+        bench.answer(&ProcessFacts { hash: None, ..facts(child, 1, "/usr/bin/curl") });
+        assert!(!bench.table.is_settled(child) && bench.told().is_empty());
+        let hash = Some(ImageHash::Unreadable("gone".into()));
+        bench.answer(&ProcessFacts { key: child, image: 1, hash, ..Default::default() });
+        assert!(bench.table.is_settled(child));
+        assert_eq!(bench.told(), ["started 11 /usr/bin/curl"]);
     }
 
     #[test]
@@ -707,7 +676,9 @@ mod tests {
             ..Default::default()
         };
         bench.table.on_running(&running, bench.now, &mut bench.effects);
+        assert_eq!(bench.table.get(exact).unwrap().cgroup_id, None);
         let process = bench.owner(exact);
+        assert_eq!(process.cgroup_id, Some(7), "the stamp knows what /proc did not show");
         assert_eq!((bench.table.len(), &*process.executable), (1, "/usr/sbin/sshd"));
         assert_eq!(process.key, exact, "the exact time is taken");
         assert_eq!(process.entity_id, exact.rounded().entity_id(BOOT), "the id does not depend on it");
