@@ -16,6 +16,8 @@ use super::{
 pub const MAX_IMAGES: usize = 8;
 /// Destinations of a program named in a sentence.
 const MAX_EXAMPLES: usize = 3;
+/// The program that stands for the host itself: its resolvers, and what nobody owns.
+pub const HOST: &str = "host";
 /// Countries, and AS numbers, remembered for each program.
 const MAX_PLACES: usize = 64;
 /// A pair's last contact is stored when it moved by this much, so that a busy pair is not written at every batch.
@@ -107,6 +109,11 @@ pub struct Pair {
 impl Program {
     pub(super) fn restored(row: ProgramRow, location: Location) -> Self {
         Self { row, location, predecessor: None, examples: Vec::new(), is_dirty: false }
+    }
+
+    /// Whether it stands for the host itself, which is never thrown out.
+    fn is_host(&self) -> bool {
+        &*self.row.key.name == HOST
     }
 }
 
@@ -424,7 +431,7 @@ impl Baseline {
             self.pairs.keys().filter(|(known, _)| *known == id).map(|(_, label)| *label).collect();
         labels.sort_unstable();
         labels.into_iter().for_each(|label| self.forget_pair_of(&key, id, label));
-        self.forgotten.extend([RowKey::Volume(key.clone()), RowKey::Program(key)]);
+        self.forgotten.extend([RowKey::Volume(key.clone()), RowKey::Contacts(key.clone()), RowKey::Program(key)]);
         self.forgotten_programs.push(id);
         self.free_programs.push(id.0);
     }
@@ -459,14 +466,18 @@ impl Baseline {
             self.pairs.iter().filter(|(_, pair)| pair.last_seen < oldest).map(|(key, _)| *key).collect();
         old.sort_unstable();
         old.into_iter().for_each(|(program, label)| self.forget_pair(program, label));
-        let idle: Vec<_> =
-            self.all_programs().filter(|(_, p)| p.row.last_seen.seconds() < oldest).map(|(id, _)| id).collect();
+        let idle: Vec<_> = self
+            .all_programs()
+            .filter(|(_, p)| !p.is_host() && p.row.last_seen.seconds() < oldest)
+            .map(|(id, _)| id)
+            .collect();
         idle.into_iter().for_each(|id| self.forget_program(id));
     }
 
     /// Throws out the sixteenth of the programs that were idle longest.
     fn evict_programs(&mut self) {
-        let mut by_age: Vec<_> = self.all_programs().map(|(id, program)| (program.row.last_seen, id)).collect();
+        let programs = self.all_programs().filter(|(_, program)| !program.is_host());
+        let mut by_age: Vec<_> = programs.map(|(id, program)| (program.row.last_seen, id)).collect();
         by_age.sort_unstable();
         for (_, id) in by_age.into_iter().take((self.limits.programs / 16).max(1)) {
             self.forget_program(id);

@@ -15,6 +15,8 @@ pub enum BaselineRow {
     Pair(PairRow),
     /// A program's volumes.
     Volume(VolumeRow),
+    /// How a program's first contacts went.
+    Contacts(ContactsRow),
     /// A registrable domain that names were asked under.
     DnsParent(DnsParentRow),
     /// The row with this key is gone.
@@ -32,6 +34,8 @@ pub enum RowKey {
     Pair(ProgramKey, Arc<str>),
     /// A program's volumes.
     Volume(ProgramKey),
+    /// A program's first contacts.
+    Contacts(ProgramKey),
     /// A registrable domain.
     DnsParent(Arc<str>),
 }
@@ -44,6 +48,7 @@ impl BaselineRow {
             Self::Program(row) => RowKey::Program(row.key.clone()),
             Self::Pair(row) => RowKey::Pair(row.program.clone(), row.label.clone()),
             Self::Volume(row) => RowKey::Volume(row.program.clone()),
+            Self::Contacts(row) => RowKey::Contacts(row.program.clone()),
             Self::DnsParent(row) => RowKey::DnsParent(row.parent.clone()),
             Self::Forgotten(key) => key.clone(),
         }
@@ -80,8 +85,6 @@ pub struct HostRow {
     pub next_alert_id: u64,
     /// AS numbers and contacts while learning, by number.
     pub as_contacts: Vec<(u32, u64)>,
-    /// Most unattributed bytes in ten minutes while learning.
-    pub unattributed_max: u64,
 }
 
 /// A program.
@@ -111,8 +114,6 @@ pub struct ProgramRow {
     pub countries: Vec<[u8; 2]>,
     /// AS numbers met by egress.
     pub as_numbers: Vec<u32>,
-    /// First contacts that answered and all first contacts.
-    pub answered: (f32, f32),
     /// Destinations learned.
     pub labels: u32,
 }
@@ -147,6 +148,17 @@ pub struct VolumeRow {
     pub windows: Vec<(u64, Vec<(u8, u32)>)>,
     /// Most sent in an hour, by hour of the week.
     pub weekly: Vec<(u8, u64)>,
+}
+
+/// How a program's first contacts went while it was learned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContactsRow {
+    /// Which program.
+    pub program: ProgramKey,
+    /// TCP: first contacts with a host and port that said something, and those that answered with data; weighted.
+    pub tcp: [f32; 2],
+    /// The same of datagrams.
+    pub datagrams: [f32; 2],
 }
 
 /// A registrable domain that names were asked under.

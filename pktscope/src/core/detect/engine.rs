@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     DetectionSettings, Detector, Finding, Verdict,
     flows::Flows,
-    programs::{HOST, Programs},
+    programs::Programs,
     registry,
     sight::{Actor, DnsSight, InterfaceSight},
 };
@@ -16,7 +16,7 @@ use crate::core::{
         grouping::Groups,
         suppression::{Subject, Suppressions},
     },
-    baseline::{Baseline, Location, ProgramId, Steady, SteadyClock, learn::Learning, rows::ProgramRow},
+    baseline::{Baseline, Location, ProgramId, Steady, SteadyClock, learn::Learning, profile::HOST, rows::ProgramRow},
     event::DnsMessage,
     flow::FlowChange,
     process::Process,

@@ -16,6 +16,7 @@ pub(super) struct Memo {
     pub sent: u64,
     pub received: u64,
     pub packets: u64,
+    pub payload: u64,
     pub reported: Steady,
     pub destination: Arc<Destination>,
     pub label: Option<LabelId>,
@@ -43,12 +44,14 @@ impl Flows {
     /// A flow older than the last eviction may have been counted before: its totals are not counted again.
     pub(super) fn take(&mut self, flow: &Flow, started: Steady, now: Steady) -> (Memo, Delta, Option<Steady>) {
         let packets = flow.sent.packets + flow.received.packets;
+        let payload = if flow.sent.payload_bytes > 0 { flow.sent.payload_bytes } else { flow.sent.ip_bytes };
         let Some(mut memo) = self.memos.remove(&flow.id) else {
             let is_counted = self.last_eviction.is_some_and(|eviction| started <= eviction);
             let memo = Memo {
                 sent: flow.sent.ip_bytes,
                 received: flow.received.ip_bytes,
                 packets,
+                payload,
                 reported: now,
                 destination: Arc::new(Destination::of(flow)),
                 label: None,
@@ -56,16 +59,19 @@ impl Flows {
                 outcome: Outcome::Pending,
                 is_judged: false,
             };
-            let delta = Delta { sent: memo.sent, received: memo.received, packets };
+            let delta = Delta { sent: memo.sent, received: memo.received, packets, payload };
             return (memo, if is_counted { Delta::default() } else { delta }, None);
         };
         let delta = Delta {
             sent: flow.sent.ip_bytes.saturating_sub(memo.sent),
             received: flow.received.ip_bytes.saturating_sub(memo.received),
             packets: packets.saturating_sub(memo.packets),
+            payload: payload.saturating_sub(memo.payload),
         };
         let before = memo.reported;
-        (memo.sent, memo.received, memo.packets) = (flow.sent.ip_bytes, flow.received.ip_bytes, packets);
+        memo.sent = memo.sent.max(flow.sent.ip_bytes);
+        memo.received = memo.received.max(flow.received.ip_bytes);
+        (memo.packets, memo.payload) = (memo.packets.max(packets), memo.payload.max(payload));
         memo.reported = now;
         memo.rename(flow);
         (memo, delta, Some(before))

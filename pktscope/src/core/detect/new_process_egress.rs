@@ -57,7 +57,13 @@ impl Detector for NewProcessEgress {
         }
         match judge(sight, normal, settings) {
             Verdict::Suspicious(finding) if self.asking.len() < MAX_WAITING => {
-                self.asking.push(Asking { program: sight.actor.program, since: sight.now, finding: *finding });
+                let name = program_words(normal, sight.actor.program);
+                let message = format!(
+                    "{name} made its first egress: it asks the resolver {} and nothing else",
+                    sight.destination.name
+                );
+                let finding = Finding { flow: None, label: None, message, ..*finding };
+                self.asking.push(Asking { program: sight.actor.program, since: sight.now, finding });
                 Verdict::NeedMoreData
             }
             verdict => verdict,

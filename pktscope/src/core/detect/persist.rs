@@ -148,7 +148,7 @@ impl Detection {
             }
         }
         let orphans = self.baseline.restore(rows);
-        self.host = self.baseline.named(super::programs::HOST).first().copied().unwrap_or(self.host);
+        self.host = self.baseline.named(crate::core::baseline::profile::HOST).first().copied().unwrap_or(self.host);
         for row in rows {
             self.detectors.iter_mut().for_each(|detector| detector.restore(row, &self.baseline));
         }
@@ -209,6 +209,7 @@ fn is_of_program(row: &BaselineRow, name: &str) -> bool {
         BaselineRow::Program(row) => &*row.key.name == name,
         BaselineRow::Pair(row) => &*row.program.name == name,
         BaselineRow::Volume(row) => &*row.program.name == name,
+        BaselineRow::Contacts(row) => &*row.program.name == name,
         BaselineRow::Host(_) | BaselineRow::DnsParent(_) | BaselineRow::Forgotten(_) => false,
     }
 }

@@ -22,8 +22,6 @@ use crate::core::{
 
 /// Processes whose program is remembered; at this many the table starts anew.
 const MAX_PROCESSES: usize = 65_536;
-/// The program that stands for the host itself: its resolvers, and what nobody owns.
-pub(super) const HOST: &str = "host";
 
 /// The programs of the processes seen lately.
 #[derive(Debug, Default)]

@@ -108,7 +108,7 @@ impl Default for DetectionLimits {
 /// First contacts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NoveltySettings {
-    /// Suspicion (0 to 4, see [`super::standing`]) from which a program's first egress is reported, where the baseline
+    /// Suspicion (0 to 6, see [`super::standing`]) from which a program's first egress is reported, where the baseline
     /// is wide enough to tell. Default 2.
     pub first_egress_suspicion: u8,
     /// Learned programs from which the baseline can tell ordinary new programs from others; below, every first egress
@@ -173,7 +173,7 @@ pub struct VolumeSettings {
     pub alpha: f64,
     /// Bytes to a destination new to the program, in six hours. Default 4 MB (DETECTION: PCR rule).
     pub new_destination_bytes: u64,
-    /// The same where program and destination look ordinary. Default 512 MiB.
+    /// The same where program and destination look ordinary. Default 1 GiB.
     pub ordinary_destination_bytes: u64,
     /// Producer-consumer ratio above which a program pushes (Bullard and Gerth, FloCon 2014: 0.4 is mail). Default 0.5.
     pub push_ratio: f64,
@@ -192,7 +192,7 @@ impl Default for VolumeSettings {
             min_samples: 8,
             alpha: 0.3,
             new_destination_bytes: 4_000_000,
-            ordinary_destination_bytes: 512 * MIB,
+            ordinary_destination_bytes: 1_024 * MIB,
             push_ratio: 0.5,
             suspicion: 2,
             times_weekly: 2.0,
@@ -246,7 +246,7 @@ pub struct BeaconSettings {
     pub private_penalty: f64,
     /// Taken off where the program is regular to many destinations. Default 0.45.
     pub monitor_penalty: f64,
-    /// Regular destinations from which a program is a monitor. Default 10.
+    /// Regular destinations, a third of all at least, from which a program is a monitor. Default 10.
     pub monitor_destinations: u32,
     /// Taken off for a new, ordinary program at a named destination. Default 0.4.
     pub ordinary_penalty: f64,
@@ -322,13 +322,13 @@ impl Default for DnsTunnelSettings {
 pub struct BandwidthSettings {
     /// Bytes a second sent. Default 100,000,000, the seed's.
     pub bytes_per_second: u64,
-    /// Seconds in a row above it. Default 2, the seed's.
+    /// Seconds in a row above it. Default 5; the seed's two samples were ten seconds apart at least.
     pub seconds: u32,
 }
 
 impl Default for BandwidthSettings {
     fn default() -> Self {
-        Self { bytes_per_second: 100_000_000, seconds: 2 }
+        Self { bytes_per_second: 100_000_000, seconds: 5 }
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Delta {
     pub received: u64,
     /// Packets, both ways.
     pub packets: u64,
+    /// Payload bytes from source to destination; all bytes where the flow does not tell payload.
+    pub payload: u64,
 }
 
 impl Delta {
@@ -57,6 +59,7 @@ impl Delta {
         self.sent += later.sent;
         self.received += later.received;
         self.packets += later.packets;
+        self.payload += later.payload;
     }
 }
 

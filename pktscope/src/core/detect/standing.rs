@@ -6,12 +6,15 @@ use crate::core::{
     flow::{Flow, Geo},
 };
 
-/// Suspicion of a program at a destination, 0 to 4.
+/// Suspicion of a program at a destination, 0 to 6.
 ///
 /// The image's place counts 0 to 2 ([`crate::core::baseline::Location::suspicion`]); a public address without a name
-/// counts 1; a public AS that is not one the host lives with counts 1.
+/// counts 1; a public AS that is not one the host lives with counts 1; a program that took over
+/// another's name counts 2.
 pub fn suspicion(normal: &Baseline, program: ProgramId, destination: &Destination, geo: &Geo) -> u8 {
-    let place = normal.program(program).map_or(2, |program| program.location.suspicion());
+    let known = normal.program(program);
+    let is_stranger = known.is_some_and(|program| program.predecessor.is_some());
+    let place = known.map_or(2, |program| program.location.suspicion()) + if is_stranger { 2 } else { 0 };
     if destination.is_private || destination.is_resolver {
         return place;
     }
