@@ -6,8 +6,10 @@
 //! theirs. A row replaces the one stored under the same key; each module names the key.
 
 pub mod cooldown;
+pub mod disposition;
 pub mod grouping;
 pub mod suppression;
+pub mod tuning;
 
 use std::sync::Arc;
 
