@@ -15,13 +15,13 @@ use crate::core::{
     },
     baseline::{
         BaselineRow, PairState, ProgramKey, RowKey, Steady,
-        rows::{Coverage, DnsParentRow, HostRow, PairRow, ProgramRow, VolumeRow},
+        rows::{ContactsRow, Coverage, DnsParentRow, HostRow, PairRow, ProgramRow, VolumeRow},
     },
 };
 
 /// Between the parts of a key; no path, domain or rule holds it.
 const SEPARATOR: char = '\u{1f}';
-const KINDS: [&str; 5] = ["host", "program", "pair", "volume", "dns_parent"];
+const KINDS: [&str; 6] = ["host", "program", "pair", "volume", "contacts", "dns_parent"];
 
 /// What a state directory remembers.
 #[derive(Debug, Default)]
@@ -92,12 +92,13 @@ pub fn import_row(value: serde_json::Value) -> Result<BaselineRow, String> {
 }
 
 fn kind_of(key: &RowKey) -> &'static str {
-    let [host, program, pair, volume, dns_parent] = KINDS;
+    let [host, program, pair, volume, contacts, dns_parent] = KINDS;
     match key {
         RowKey::Host => host,
         RowKey::Program(_) => program,
         RowKey::Pair(..) => pair,
         RowKey::Volume(_) => volume,
+        RowKey::Contacts(_) => contacts,
         RowKey::DnsParent(_) => dns_parent,
     }
 }
@@ -106,7 +107,7 @@ fn text_of(key: &RowKey) -> String {
     let of_program = |key: &ProgramKey| format!("{}{SEPARATOR}{}", key.name, key.generation);
     match key {
         RowKey::Host => String::new(),
-        RowKey::Program(program) | RowKey::Volume(program) => of_program(program),
+        RowKey::Program(program) | RowKey::Volume(program) | RowKey::Contacts(program) => of_program(program),
         RowKey::Pair(program, label) => format!("{}{SEPARATOR}{label}", of_program(program)),
         RowKey::DnsParent(parent) => parent.to_string(),
     }
@@ -120,6 +121,7 @@ enum Document {
     Program(#[serde(with = "ProgramDef")] ProgramRow),
     Pair(#[serde(with = "PairDef")] PairRow),
     Volume(#[serde(with = "VolumeDef")] VolumeRow),
+    Contacts(#[serde(with = "ContactsDef")] ContactsRow),
     DnsParent(#[serde(with = "DnsParentDef")] DnsParentRow),
 }
 
@@ -130,6 +132,7 @@ impl Document {
             BaselineRow::Program(row) => Self::Program(row),
             BaselineRow::Pair(row) => Self::Pair(row),
             BaselineRow::Volume(row) => Self::Volume(row),
+            BaselineRow::Contacts(row) => Self::Contacts(row),
             BaselineRow::DnsParent(row) => Self::DnsParent(row),
             BaselineRow::Forgotten(_) => return None,
         })
@@ -143,6 +146,7 @@ impl From<Document> for BaselineRow {
             Document::Program(row) => Self::Program(row),
             Document::Pair(row) => Self::Pair(row),
             Document::Volume(row) => Self::Volume(row),
+            Document::Contacts(row) => Self::Contacts(row),
             Document::DnsParent(row) => Self::DnsParent(row),
         }
     }
@@ -192,7 +196,6 @@ struct HostDef {
     coverage: Coverage,
     next_alert_id: u64,
     as_contacts: Vec<(u32, u64)>,
-    unattributed_max: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -215,7 +218,6 @@ struct ProgramDef {
     late_labels: u32,
     countries: Vec<[u8; 2]>,
     as_numbers: Vec<u32>,
-    answered: (f32, f32),
     labels: u32,
 }
 
@@ -243,6 +245,15 @@ struct VolumeDef {
     average: (f64, f64, u32),
     windows: Vec<(u64, Vec<(u8, u32)>)>,
     weekly: Vec<(u8, u64)>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ContactsRow")]
+struct ContactsDef {
+    #[serde(with = "ProgramKeyDef")]
+    program: ProgramKey,
+    tcp: [f32; 2],
+    datagrams: [f32; 2],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -337,7 +348,6 @@ mod tests {
                 package: Some(("dpkg:curl".into(), "7.88.1".into())),
                 learns_until: Some(Steady(9)),
                 countries: vec![*b"DE"],
-                answered: (1.5, 2.0),
                 ..ProgramRow::default()
             }),
             BaselineRow::Pair(PairRow {

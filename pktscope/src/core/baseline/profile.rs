@@ -333,12 +333,14 @@ impl Baseline {
             None => false,
         };
         if !is_known {
-            self.add_pair(program, label, seconds, state);
+            self.add_pair(program, label, now, state);
         }
         self.count_on_label(program, label, seconds);
     }
 
-    fn add_pair(&mut self, program: ProgramId, label: LabelId, seconds: u32, state: PairState) {
+    fn add_pair(&mut self, program: ProgramId, label: LabelId, now: Steady, state: PairState) {
+        let seconds = now.seconds();
+        let half = self.program_window / 2;
         if self.pairs.len() >= self.limits.pairs {
             self.evict_pairs();
         }
@@ -350,8 +352,8 @@ impl Baseline {
         let is_learning = self.learning.is_learning();
         if let Some(program) = self.program_mut(program) {
             program.row.labels = program.row.labels.saturating_add(1);
-            let counts = if is_learning { is_late } else { state == PairState::Accepted };
-            program.row.late_labels += u32::from(counts);
+            let is_late_in_own = program.row.learns_until.is_some_and(|until| now < until && until.since(now) < half);
+            program.row.late_labels += u32::from(if is_learning { is_late } else { is_late_in_own });
         }
     }
 

@@ -372,13 +372,17 @@ impl Detection {
 
     /// How long an incident of a rule lasts.
     pub(super) fn pace(&self, rule: RuleId) -> Pace {
-        let quiet = match rule {
+        let settings = &self.settings;
+        match rule {
             RuleId::Beaconing | RuleId::DnsTunnel | RuleId::PortScan | RuleId::VolumeSpike => {
-                self.settings.lasting_cooldown
+                Pace { quiet: settings.lasting_cooldown, reminder: settings.reminder }
             }
-            _ => self.settings.cooldown,
-        };
-        Pace { quiet, reminder: self.settings.reminder.max(quiet) }
+            // What is new is said once while its alert is open.
+            RuleId::NewProcessEgress | RuleId::NewGeo | RuleId::IdentityChange => {
+                Pace { quiet: settings.open_alert, reminder: settings.open_alert }
+            }
+            _ => Pace { quiet: settings.cooldown, reminder: settings.reminder },
+        }
     }
 
     fn dedup_key(&self, finding: &Finding) -> String {

@@ -11,6 +11,8 @@
 
 use std::sync::Arc;
 
+use ahash::AHashSet;
+
 use super::{
     DetectionSettings, Detector, Finding, Sight, Verdict,
     finding::program_words,
@@ -47,6 +49,8 @@ pub struct IdentityChange {
     last_update: Option<Steady>,
     /// End of the last update that was recognised.
     explained: Option<Steady>,
+    /// Programs that the update has changed.
+    updated: AHashSet<ProgramId>,
     pending: Vec<Pending>,
 }
 
@@ -94,6 +98,7 @@ impl Detector for IdentityChange {
 
     fn forget(&mut self, program: ProgramId) {
         self.pending.retain(|pending| pending.sight_program != program);
+        self.updated.remove(&program);
     }
 }
 
@@ -109,7 +114,12 @@ impl IdentityChange {
         let rules = &settings.identity;
         let is_vouched = Location::of(sight.process).suspicion() == 0 && sight.process.package.is_none();
         let is_near = |at: Option<Steady>| at.is_some_and(|at| sight.now.since(at) <= rules.update_window);
-        if is_vouched && (is_near(self.explained) || self.explained.is_some_and(|at| sight.last_seen <= at)) {
+        let is_updated = self.updated.contains(&sight.program);
+        if is_vouched
+            && !is_updated
+            && (is_near(self.explained) || self.explained.is_some_and(|at| sight.last_seen <= at))
+        {
+            self.updated.insert(sight.program);
             return Verdict::Normal;
         }
         let finding = changed(sight, row, hash, normal);
@@ -123,7 +133,7 @@ impl IdentityChange {
             return Verdict::NeedMoreData;
         }
         self.explained = Some(sight.now);
-        self.pending.clear();
+        self.updated = self.pending.drain(..).map(|pending| pending.sight_program).collect();
         Verdict::Normal
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::core::{
     alert::{RuleId, Severity},
-    baseline::Baseline,
+    baseline::{Baseline, PairState},
 };
 
 /// Countries from which a program is one that reaches the whole world.
@@ -36,6 +36,10 @@ impl Detector for NewGeo {
             return Verdict::Normal;
         };
         let Some(program) = normal.program(sight.actor.program) else { return Verdict::Normal };
+        let pair = sight.label.and_then(|label| normal.pair(sight.actor.program, label));
+        if pair.is_some_and(|pair| pair.state == PairState::Alerted) {
+            return Verdict::Normal;
+        }
         let known = &program.row.countries;
         if known.is_empty() || novelty.is_first_egress {
             return Verdict::NeedMoreData;

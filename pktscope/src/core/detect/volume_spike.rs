@@ -10,6 +10,8 @@
 //! - **Reference**: robust z-score on log bytes; Bullard and Gerth, FloCon 2014, for the producer-consumer ratio;
 //!   pktscope-core's signal 4 for the moving average.
 
+use std::time::Duration;
+
 use ahash::AHashMap;
 
 use super::{
@@ -271,7 +273,7 @@ impl Sender {
     fn freeze(&mut self, now: Steady) {
         self.recent.clear();
         self.hour_bytes = 0;
-        self.frozen_until = Some(now.plus(std::time::Duration::from_secs(3_600)));
+        self.frozen_until = Some(now.plus(Duration::from_secs(3_600)));
     }
 
     fn close_minute(
@@ -304,7 +306,10 @@ impl Sender {
         if self.is_frozen(now) || is_new_program(normal, actor.program) {
             return None;
         }
-        let window = (0..WINDOW_MINUTES.len()).find(|&window| {
+        let (observed, _) = normal.learning.progress();
+        // A window speaks once twice its length was observed; the shortest always does.
+        let is_known = |window: usize| window == 0 || observed >= Duration::from_secs(120) * WINDOW_MINUTES[window];
+        let window = (0..WINDOW_MINUTES.len()).filter(|window| is_known(*window)).find(|&window| {
             let bytes = self.recent.sum(window);
             is_spike(&self.normal.windows[window], bytes, window, settings)
                 && !bytes_are_usual_now(&self.normal, bytes, now, settings)
@@ -327,7 +332,7 @@ impl Sender {
             }
         }
         if now.minute().is_multiple_of(60) {
-            self.normal.learn_hour(now.minus(std::time::Duration::from_secs(60)).hour_of_week(), self.hour_bytes);
+            self.normal.learn_hour(now.minus(Duration::from_secs(60)).hour_of_week(), self.hour_bytes);
         }
     }
 
