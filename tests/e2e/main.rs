@@ -12,6 +12,7 @@ mod names;
 mod older;
 mod ownership;
 mod pressure;
+mod programs;
 mod resolver;
 mod spine;
 mod standing;
