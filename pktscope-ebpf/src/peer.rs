@@ -115,7 +115,7 @@ fn place(peer: &mut PeerState) -> Place {
 
 /// An entry of the peer table.
 #[inline(always)]
-fn find(key: &PeerKey) -> Option<&'static mut PeerState> {
+pub fn find(key: &PeerKey) -> Option<&'static mut PeerState> {
     // SAFETY: an entry of the map; entries are reused only after a grace period, which outlasts the program.
     PEERS.get_ptr_mut(key).map(|peer| unsafe { &mut *peer })
 }

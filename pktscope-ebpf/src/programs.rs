@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext},
 };
 
-use crate::{close, packet, process, socket};
+use crate::{close, linger, packet, process, socket};
 
 /// Let the packet, or the system call, go on.
 const ALLOW: i32 = 1;
@@ -114,6 +114,15 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     close::reset(ctx.arg(0), pktscope_common::state::flags::RESET_SENT);
+    0
+}
+
+/// Counts what TIME_WAIT receives (include/trace/events/skb.h): arguments are the packet, where, why, and its socket,
+/// which may be null.
+#[btf_tracepoint(function = "kfree_skb")]
+#[inline(always)]
+pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    linger::dropped(ctx.arg(0), ctx.arg(3));
     0
 }
 

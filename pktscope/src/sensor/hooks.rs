@@ -74,6 +74,17 @@ const PROCESS_FIELDS: &[Field] = &[
 const TCP_FIELDS: &[Field] =
     &[Field::TcpBytesSent, Field::TcpBytesRetransmitted, Field::TcpBytesReceived, Field::TcpRcvNxt];
 
+const LINGER_FIELDS: &[Field] = &[
+    Field::SockBoundAddr6,
+    Field::SockRemoteAddr6,
+    Field::SkbControl,
+    Field::SkbNetworkHeader,
+    Field::SkbTransportHeader,
+    Field::TcpControlSequence,
+    Field::TcpControlEnd,
+    Field::TcpControlFlags,
+];
+
 /// Every program, in the order in which they are attached: owners first, so that no packet is counted before its owner
 /// can be known.
 pub(super) const HOOKS: &[Hook] = &[
@@ -188,6 +199,14 @@ pub(super) const HOOKS: &[Hook] = &[
         kind: Kind::Tracepoint,
         need: Need::Wanted,
         fields: &[],
+    },
+    Hook {
+        program: "kfree_skb",
+        attach_point: "tp_btf/kfree_skb",
+        lost_without: "the last FIN and ACK of connections that this side closes first (seen otherwise below Linux 6.13)",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: LINGER_FIELDS,
     },
     Hook {
         program: "sock_release",
