@@ -2,7 +2,7 @@
 //!
 //! The tool chain is the one that `PKTSCOPE_EBPF_TOOLCHAIN` names, else a rustup tool chain called `pktscope-ebpf`, else
 //! a nightly that has `rust-src`. Where there is none the object stays empty: replay, tests and documentation need no
-//! kernel programs, and `run` says what is missing.
+//! kernel programs, and `run` says what is missing. Where the variable names one, a failure is a failure.
 
 use std::{
     env, fs,
@@ -19,6 +19,8 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(PACKAGE);
     if let Err(reason) = build() {
+        // Who names a tool chain wants the sensor; an agent without it would be a surprise.
+        assert!(env::var_os(TOOLCHAIN).is_none(), "failed to build the kernel programs: {reason}");
         println!("cargo:warning=built without the kernel sensor: {reason}");
         fs::write(&object, []).expect("OUT_DIR is writable");
     } else if !object.exists() {
