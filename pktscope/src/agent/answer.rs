@@ -10,7 +10,7 @@ use super::{
     turn::Turns,
 };
 use crate::{
-    api::{Mark, ProgramReport, Request},
+    api::{Mark, ProgramReport, Request, VerdictRecord},
     core::{
         baseline::{Baseline, Steady, profile::Program},
         detect::Closing,
@@ -26,6 +26,10 @@ impl Turns {
             Request::Status => to_value(&status::report(self, now)),
             Request::Snapshot => Ok(host::snapshot(&status::report(self, now), now)),
             Request::Mark(mark) => self.mark(&mark, now),
+            Request::Record { verdicts } => {
+                verdicts.into_iter().for_each(|verdict| self.outputs.record(disposition(verdict), now));
+                Ok(Value::Null)
+            }
             Request::BaselineStatus { program } => self.baseline_status(program.as_deref()),
             Request::BaselineReset { program } => {
                 self.pipeline.detection().reset(program.as_deref());
@@ -36,7 +40,9 @@ impl Turns {
                 Ok(Value::Array(rows.into_iter().filter_map(store::export_row).collect()))
             }
             Request::BaselineImport { rows } => self.import(rows, now),
-            other => Err(format!("{other:?} is not answered by this agent")),
+            Request::Suppress(wanted) => self.suppress(&wanted, now),
+            Request::Suppressions => self.suppressions(now),
+            Request::Revoke { id, analyst } => self.revoke(id, &analyst, now),
         }
     }
 
@@ -71,6 +77,11 @@ impl Turns {
         let orphans = self.pipeline.detection().restore(&rows, now);
         Ok(json!({ "imported": rows.len() - orphans, "skipped": orphans }))
     }
+}
+
+fn disposition(record: VerdictRecord) -> DispositionRow {
+    let VerdictRecord { key, at, alert_id, rule, verdict, analyst, note } = record;
+    DispositionRow { key, at: WallTime(at), alert_id, rule, verdict, analyst, note }
 }
 
 fn program_report(known: &Program, baseline: &Baseline) -> ProgramReport {

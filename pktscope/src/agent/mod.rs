@@ -15,6 +15,7 @@ mod run;
 mod schedule;
 mod settings;
 mod status;
+mod suppress;
 mod turn;
 
 pub use replay::{ReplayError, ReplayInput, ReplayOptions, ReplayReport, ReplayWatcher, replay};

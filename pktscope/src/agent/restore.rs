@@ -16,7 +16,9 @@ pub(super) fn detection(config: &Config, reader: &Reader) -> Result<Detection, S
     let mut detection = Detection::new(settings::detection(config));
     let orphans = detection.restore(&memory.baseline, clock::now());
     detection.restore_incidents(memory.incidents);
-    let lost = memory.unreadable + orphans as u64;
+    let (suppressions, unreadable) = reader.suppressions()?;
+    detection.suppressions_mut().restore(suppressions);
+    let lost = memory.unreadable + orphans as u64 + unreadable;
     if lost > 0 {
         warn!("{lost} rows of the baseline could not be read back; what they held is learned anew");
     }
@@ -28,5 +30,7 @@ pub(super) fn changes(pipeline: &mut Pipeline) -> Vec<StateRow> {
     let detection = pipeline.detection();
     let rows = detection.take_dirty().into_iter().map(store::baseline_row);
     let incidents = detection.take_dirty_incidents().into_iter().map(store::incident_row);
-    rows.chain(incidents).collect()
+    let rows: Vec<StateRow> = rows.chain(incidents).collect();
+    let suppressions = detection.suppressions_mut().take_dirty();
+    rows.into_iter().chain(suppressions.iter().map(store::suppression_row)).collect()
 }

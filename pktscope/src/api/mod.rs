@@ -11,11 +11,11 @@ mod status;
 
 pub use client::call;
 pub use error::ApiError;
-pub use protocol::{Mark, Request, Response, SOCKET_NAME};
+pub use protocol::{DestinationWord, Mark, Request, Response, SOCKET_NAME, Suppress, VerdictRecord};
 pub use server::{Handler, Server};
 pub use status::{
     BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, ProgramReport, SinkReport,
-    StatusReport, StoreReport,
+    StatusReport, StoreReport, SuppressionReport,
 };
 
 #[cfg(test)]

@@ -19,6 +19,11 @@ pub enum Request {
     Snapshot,
     /// A verdict on an alert.
     Mark(Mark),
+    /// Verdicts of another source.
+    Record {
+        /// At most a few thousand at once.
+        verdicts: Vec<VerdictRecord>,
+    },
     /// What is learned, program by program.
     BaselineStatus {
         /// Only this program; all where it is left out.
@@ -36,20 +41,68 @@ pub enum Request {
         /// The rows as they were exported.
         rows: Vec<Value>,
     },
-    /// Verdicts by rule, and proposals to tune one.
-    Rules,
-    /// A suppression, to be shown (`is_dry_run`) or applied.
-    Suppress {
-        /// The suppression as the agent's answer to a dry run described it, or its parts.
-        suppression: Value,
-        /// Whether it is only shown with what it would have hidden.
-        is_dry_run: bool,
-    },
-    /// Takes a suppression back.
+    /// Hides what is like an alert from now on, or shows what that would have hidden. Answered with a
+    /// [`super::SuppressionReport`].
+    Suppress(Suppress),
+    /// Every suppression: answered with a list of [`super::SuppressionReport`].
+    Suppressions,
+    /// Ends a suppression.
     Revoke {
-        /// Its id.
+        /// Its number.
         id: u64,
+        /// Who decided.
+        analyst: String,
     },
+}
+
+/// A verdict of another source, checked by who sends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictRecord {
+    /// Tells a record that is read again.
+    pub key: String,
+    /// Wall time in nanoseconds.
+    pub at: i64,
+    /// The alert, where it is about one.
+    pub alert_id: Option<u64>,
+    /// The rule.
+    pub rule: String,
+    /// `true_positive`, `false_positive` or `benign_true_positive`.
+    pub verdict: String,
+    /// Who decided.
+    pub analyst: String,
+    /// Why.
+    pub note: String,
+}
+
+/// A false positive, generalised: the alert's rule and program, and a class of destinations, for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suppress {
+    /// The alert that it is like.
+    pub alert_id: u64,
+    /// Which destinations.
+    pub destination: DestinationWord,
+    /// For how long.
+    pub for_seconds: u64,
+    /// Who decided.
+    pub analyst: String,
+    /// Why.
+    pub note: String,
+    /// Whether it is only shown with what it would have hidden.
+    pub is_dry_run: bool,
+}
+
+/// A class of destinations, by the alert's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DestinationWord {
+    /// Its registrable domain with all below it, or its address.
+    Same,
+    /// Its autonomous system.
+    Network,
+    /// Private addresses.
+    Private,
+    /// Every destination.
+    Any,
 }
 
 /// A verdict on an alert.

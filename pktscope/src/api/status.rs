@@ -181,3 +181,35 @@ pub struct ProgramReport {
     /// RFC 3339.
     pub last_seen: String,
 }
+
+/// A suppression.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SuppressionReport {
+    /// Its number; 0 of one that is only shown.
+    pub id: u64,
+    /// `active`, `ended`, `revoked` or `proposed`.
+    pub state: String,
+    /// The rule it hides alerts of.
+    pub rule: String,
+    /// The program.
+    pub program: String,
+    /// The destinations, as a person reads them.
+    pub destination: String,
+    /// RFC 3339.
+    pub created: String,
+    /// RFC 3339.
+    pub expires: String,
+    /// Who made it.
+    pub analyst: String,
+    /// Why.
+    pub note: String,
+    /// Who revoked it.
+    pub revoked_by: Option<String>,
+    /// Findings hidden so far.
+    pub hidden: u64,
+    /// Of the last 30 days' alerts, those that it would have hidden.
+    pub would_have_hidden: Vec<u64>,
+    /// How many alerts it was compared with.
+    pub compared_with: u64,
+}

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use super::{
     listing::{Listing, Rows},
     mark::MarkArguments,
+    output::Format,
     place::Place,
+    suppress::{self, SuppressArguments},
+    verdicts::VerdictsCommand,
 };
 use crate::{
     core::alert::Severity,
@@ -20,7 +23,7 @@ Examples:
   pktscope alerts -f --json                                     alerts as they are raised, with all evidence
   pktscope alerts mark 12 --verdict false_positive --note 'our backup'
 
-A verdict counts in `pktscope rules`.";
+A verdict counts in `pktscope rules`; `pktscope alerts suppress` hides what is like a false positive.";
 
 /// Lists alerts, or records a verdict.
 #[derive(Args, Debug)]
@@ -36,12 +39,28 @@ pub struct AlertsArguments {
 enum AlertsCommand {
     /// Record what an alert turned out to be
     Mark(MarkArguments),
+    /// Hide alerts like this one: shows what that would have hidden, does it with --apply
+    Suppress(SuppressArguments),
+    /// List what is hidden, by whom, until when, and what was
+    Suppressions(Format),
+    /// Take a suppression back
+    Revoke {
+        /// The suppression's number
+        id: u64,
+    },
+    /// Export or import verdicts as lines of JSON
+    #[command(subcommand)]
+    Verdicts(VerdictsCommand),
 }
 
 impl AlertsArguments {
     pub(super) fn run(&self, place: &Place) -> anyhow::Result<()> {
         match &self.command {
             Some(AlertsCommand::Mark(arguments)) => arguments.run(place),
+            Some(AlertsCommand::Suppress(arguments)) => arguments.run(place),
+            Some(AlertsCommand::Suppressions(format)) => suppress::list(place, *format),
+            Some(AlertsCommand::Revoke { id }) => suppress::revoke(&place.config()?.agent.runtime_dir, *id),
+            Some(AlertsCommand::Verdicts(command)) => command.run(place),
             None => self.listing.print(place, &Alerts),
         }
     }

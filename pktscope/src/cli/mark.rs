@@ -91,7 +91,7 @@ fn store(config: &Config, alert: &AlertRow, mark: &Mark) -> anyhow::Result<()> {
 }
 
 /// The person behind sudo, else the user.
-fn user() -> String {
+pub(super) fn user() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     named.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }

@@ -23,6 +23,8 @@ mod rules;
 mod run;
 mod snapshot;
 mod status;
+mod suppress;
+mod verdicts;
 
 pub use arguments::{Arguments, Command};
 pub use exit::Exit;

@@ -21,6 +21,7 @@ mod query;
 mod retention;
 mod rollup;
 mod schema;
+mod suppressions;
 mod writer;
 
 pub use alerts::AlertRow;
@@ -35,6 +36,7 @@ pub use open::{DATABASE_NAME, Reader, move_aside};
 pub use pending::Batch;
 pub use processes::ProcessRow;
 pub use query::Query;
+pub use suppressions::suppression_row;
 pub use writer::{AlertDocument, Store, StoreHandle, StoreOptions, StoreStats};
 
 #[cfg(test)]

@@ -1,0 +1,274 @@
+//! `pktscope alerts verdicts`: dispositions out and in as NDJSON, in the words of rsigma and its recipes.
+//!
+//! A record that is read again counts once: it has a key, its own or one made of what it says.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+
+use super::{exit::UsageError, output::print, place::Place};
+use crate::{
+    api::{self, ApiError, Request, VerdictRecord},
+    clock,
+    config::Config,
+    core::{alert::RuleId, time::WallTime},
+    sink::ecs::rfc3339,
+    store::{Batch, DispositionRow, Query, Reader, Store, StoreOptions},
+};
+
+const VERDICTS: [&str; 3] = ["true_positive", "false_positive", "benign_true_positive"];
+const NOTE_BYTES_MAX: usize = 2048;
+const ROWS_AT_ONCE: usize = 1_000;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VerdictsCommand {
+    /// Print every verdict as a line of JSON
+    Export,
+    /// Add verdicts; those that are there already change nothing
+    Import {
+        /// A line of JSON each: verdict and rule_id or incident_id (an alert's dedup_key), and optionally timestamp,
+        /// analyst, note, alert_id, fingerprint; - is standard input
+        file: PathBuf,
+    },
+}
+
+/// A line.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Line {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule_id: Option<String>,
+    verdict: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incident_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert_id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    analyst: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
+}
+
+impl VerdictsCommand {
+    pub(super) fn run(&self, place: &Place) -> anyhow::Result<()> {
+        let config = place.config()?;
+        match self {
+            Self::Export => export(&config),
+            Self::Import { file } => import(&config, file),
+        }
+    }
+}
+
+fn export(config: &Config) -> anyhow::Result<()> {
+    let mut out = Vec::new();
+    for row in Reader::open(&config.agent.state_dir)?.dispositions()? {
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        let line = Line {
+            rule_id: Some(row.rule),
+            verdict: row.verdict,
+            incident_id: None,
+            alert_id: row.alert_id,
+            timestamp: Some(rfc3339(row.at).as_str().to_owned()),
+            analyst: some(row.analyst),
+            note: some(row.note),
+            fingerprint: Some(row.key),
+        };
+        serde_json::to_writer(&mut out, &line)?;
+        out.push(b'\n');
+    }
+    Ok(print(&out)?)
+}
+
+fn import(config: &Config, path: &Path) -> anyhow::Result<()> {
+    let reader = Reader::open(&config.agent.state_dir)?;
+    let (records, mistakes) = read(path, &reader, clock::now().wall)?;
+    let known: BTreeSet<String> = reader.dispositions()?.into_iter().map(|row| row.key).collect();
+    let mut seen = known.clone();
+    let new: Vec<VerdictRecord> = records.iter().filter(|record| seen.insert(record.key.clone())).cloned().collect();
+    for chunk in new.chunks(ROWS_AT_ONCE) {
+        match api::call(&config.agent.runtime_dir, &Request::Record { verdicts: chunk.to_vec() }) {
+            Err(ApiError::NotRunning { .. }) => store(config, chunk)?,
+            answer => drop(answer?),
+        }
+    }
+    let again = records.len() - new.len();
+    print(format!("{} verdicts are new, {again} were known, {} are wrong\n", new.len(), mistakes.len()).as_bytes())?;
+    match mistakes.is_empty() {
+        true => Ok(()),
+        false => Err(UsageError(mistakes.join("\n")).into()),
+    }
+}
+
+/// Without an agent nobody else writes: the lock makes sure of it.
+fn store(config: &Config, records: &[VerdictRecord]) -> anyhow::Result<()> {
+    let options = StoreOptions::new(&config.store, Box::new(|_, _| String::new()));
+    let store = Store::open(&config.agent.state_dir, options)?;
+    let row = |record: &VerdictRecord| DispositionRow {
+        key: record.key.clone(),
+        at: WallTime(record.at),
+        alert_id: record.alert_id,
+        rule: record.rule.clone(),
+        verdict: record.verdict.clone(),
+        analyst: record.analyst.clone(),
+        note: record.note.clone(),
+    };
+    let batch = Batch { dispositions: records.iter().map(row).collect(), now: clock::now(), ..Batch::default() };
+    store.handle().push(batch);
+    Ok(store.close()?)
+}
+
+/// Every line that is right, and what is wrong with the others.
+fn read(path: &Path, reader: &Reader, now: WallTime) -> anyhow::Result<(Vec<VerdictRecord>, Vec<String>)> {
+    let name = path.display();
+    let lines: Box<dyn BufRead> = match path == Path::new("-") {
+        true => Box::new(io::stdin().lock()),
+        false => Box::new(BufReader::new(File::open(path).with_context(|| format!("failed to open {name}"))?)),
+    };
+    let incidents: Vec<(String, String)> =
+        reader.alerts(&Query::default())?.into_iter().map(|row| (row.dedup_key, row.rule_id)).collect();
+    let (mut records, mut mistakes) = (Vec::new(), Vec::new());
+    for (text, number) in lines.lines().zip(1_u64..) {
+        let text = text.with_context(|| format!("failed to read {name}"))?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        match check(&text, &incidents, now) {
+            Ok(more) => records.extend(more),
+            Err(what) => mistakes.push(format!("{name}, line {number}: {what}")),
+        }
+    }
+    Ok((records, mistakes))
+}
+
+/// A line's records: one, or one a rule of its incident.
+fn check(text: &str, incidents: &[(String, String)], now: WallTime) -> Result<Vec<VerdictRecord>, String> {
+    let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if !VERDICTS.contains(&line.verdict.as_str()) {
+        return Err(format!("field 'verdict': \"{}\" is none of {}", line.verdict, VERDICTS.join(", ")));
+    }
+    let note = line.note.clone().unwrap_or_default();
+    if NOTE_BYTES_MAX < note.len() {
+        return Err(format!("field 'note': at most {NOTE_BYTES_MAX} bytes are kept"));
+    }
+    let at = match line.timestamp.as_deref().filter(|text| !text.is_empty()) {
+        Some(text) => parse_time(text)?.min(now),
+        None => now,
+    };
+    let rules = rules(&line, incidents)?;
+    let record = |rule: String| VerdictRecord {
+        key: key(&line, &rule),
+        at: at.0,
+        alert_id: line.alert_id,
+        rule,
+        verdict: line.verdict.clone(),
+        analyst: line.analyst.clone().unwrap_or_default(),
+        note: note.clone(),
+    };
+    Ok(rules.into_iter().map(record).collect())
+}
+
+fn parse_time(text: &str) -> Result<WallTime, String> {
+    let at = text.parse::<jiff::Timestamp>().ok().map(|at| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX));
+    at.map(WallTime).ok_or_else(|| format!("field 'timestamp': \"{text}\" is no RFC 3339 time"))
+}
+
+/// The line's rule, or those of its incident's alerts.
+fn rules(line: &Line, incidents: &[(String, String)]) -> Result<Vec<String>, String> {
+    let known = || RuleId::ALL.map(RuleId::id).join(", ");
+    match (line.rule_id.as_deref().filter(|rule| !rule.is_empty()), &line.incident_id) {
+        (Some(rule), _) if RuleId::from_id(rule).is_some() => Ok(vec![rule.to_owned()]),
+        (Some(rule), _) => Err(format!("field 'rule_id': there is no rule \"{rule}\"; there are: {}", known())),
+        (None, Some(incident)) => {
+            let found: BTreeSet<_> =
+                incidents.iter().filter(|(key, _)| key == incident).map(|(_, rule)| rule.clone()).collect();
+            match found.is_empty() {
+                true => Err(format!(
+                    "field 'incident_id': there is no alert with the dedup_key \"{incident}\"; name a rule_id"
+                )),
+                false => Ok(found.into_iter().collect()),
+            }
+        }
+        (None, None) => Err("field 'rule_id': a rule or an incident_id is needed".to_owned()),
+    }
+}
+
+/// The line's own fingerprint, or all that it says: read again, it is the same; another verdict is another.
+fn key(line: &Line, rule: &str) -> String {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    match line.fingerprint.as_deref().filter(|fingerprint| !fingerprint.is_empty()) {
+        Some(fingerprint) if line.rule_id.is_some() => fingerprint.to_owned(),
+        Some(fingerprint) => format!("{fingerprint}\u{1f}{rule}"),
+        None => {
+            let alert = line.alert_id.map_or_else(String::new, |id| id.to_string());
+            let parts = [rule, &line.verdict, &alert, &text(&line.timestamp), &text(&line.analyst), &text(&line.note)]
+                .join("\u{1f}");
+            format!("line\u{1f}{parts}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: WallTime = WallTime(1_795_132_900_000_000_000);
+
+    fn checked(text: &str) -> Result<Vec<VerdictRecord>, String> {
+        let incidents = [("beaconing|curl|x".to_owned(), "beaconing".to_owned())];
+        check(text, &incidents, NOW)
+    }
+
+    fn one(text: &str) -> VerdictRecord {
+        checked(text).unwrap().remove(0)
+    }
+
+    #[test]
+    fn a_record_read_again_is_the_same_also_without_fingerprint_and_time() {
+        let text = r#"{"rule_id": "beaconing", "verdict": "false_positive", "analyst": "ada"}"#;
+        assert_eq!(one(text), one(text));
+        let changed = one(&text.replace("false_", "true_"));
+        assert_ne!(one(text).key, changed.key);
+    }
+
+    #[test]
+    fn a_time_in_the_future_is_held_at_now() {
+        let at = |time: &str| {
+            one(&format!(r#"{{"rule_id":"beaconing","verdict":"true_positive","timestamp":"{time}"}}"#)).at
+        };
+        assert_eq!((at("2999-01-01T00:00:00Z"), at("1970-01-01T00:00:01Z")), (NOW.0, 1_000_000_000));
+    }
+
+    #[test]
+    fn an_incident_stands_for_its_rules() {
+        let record = one(r#"{"incident_id": "beaconing|curl|x", "verdict": "true_positive"}"#);
+        assert_eq!(record.rule, "beaconing");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_by_field() {
+        for (text, field) in [
+            ("[", "EOF"),
+            (r#"{"rule_id": "beaconing"}"#, "verdict"),
+            (r#"{"rule_id": "beakoning", "verdict": "true_positive"}"#, "rule_id"),
+            (r#"{"verdict": "true_positive"}"#, "rule_id"),
+            (r#"{"incident_id": "none", "verdict": "true_positive"}"#, "incident_id"),
+            (r#"{"rule_id": "beaconing", "verdict": "true_positive", "timestamp": "today"}"#, "timestamp"),
+        ] {
+            let error = checked(text).unwrap_err();
+            assert!(error.contains(field), "{text}: {error}");
+        }
+        let long = format!(r#"{{"rule_id":"beaconing","verdict":"true_positive","note":"{}"}}"#, "x".repeat(2_049));
+        assert!(checked(&long).unwrap_err().contains("note"));
+    }
+}
