@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    resolver::{ALIAS, Daemon, NAME, asking, resolver},
+    resolver::{ALIAS, Daemon, NAME, asking, knowing, resolver},
     standing::{AGENT, pair},
 };
 use pktscope_tests::{
@@ -175,19 +175,14 @@ fn a_hello_in_several_segments_is_read_whole() {
 
 #[test]
 fn a_quic_client_is_named_by_its_hello() {
-    skip_if!(missing_programs(&["gtlsclient"]));
-    let pair = pair();
+    skip_if!(missing_programs(&["gtlsclient", "unshare"]));
+    let (pair, folder) = (pair(), TempDir::new().unwrap());
     // Nobody answers; the client's first packets already say where it wants to go.
     let sink = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
-    let mut client = pair.near.namespace.command("gtlsclient");
-    client.args([
-        "--quiet",
-        "--sni=quic.example.test",
-        "--timeout=1s",
-        "--handshake-timeout=1s",
-        "--exit-on-first-stream-close",
-    ]);
-    client.args([&pair.far.v4.to_string(), &sink.addr.port().to_string(), "https://quic.example.test/"]);
+    // By name: for an address this client says `localhost` whatever its --sni is.
+    let mut client = knowing(&pair, folder.path(), "quic.example.test", "gtlsclient");
+    client.args(["--quiet", "--timeout=1s", "--handshake-timeout=1s", "--exit-on-first-stream-close"]);
+    client.args(["quic.example.test", &sink.addr.port().to_string(), "https://quic.example.test/"]);
     let pid = pid_of(&mut client);
     let flow = expect_flow(pid, sink.addr, "a named flow", |event| !event.text("destination.domain").is_empty());
     assert_eq!(flow.text("destination.domain"), "quic.example.test", "{flow}");
