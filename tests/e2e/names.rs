@@ -3,13 +3,13 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use crate::{
-    resolver::{ALIAS, Daemon, NAME, asking, knowing, resolver},
+    resolver::{ALIAS, Daemon, NAME, asking, asking_at, forwarder, knowing, resolver},
     standing::{AGENT, pair},
 };
 use pktscope_tests::{
@@ -66,6 +66,31 @@ fn a_resolved_name_names_the_connection() {
     });
     assert_eq!(answer.pid(), pid, "who asked is told: {answer}");
     assert_eq!(answer.endpoint("destination"), Some(SocketAddr::from((pair.far.v4, 53))), "{answer}");
+}
+
+#[test]
+fn what_a_local_resolver_asks_names_everybody_s_connections() {
+    skip_if!(missing_programs(&["dnsmasq", "curl", "unshare"]));
+    let (pair, folder) = (pair(), TempDir::new().unwrap());
+    let _daemons = (resolver(&pair.far), forwarder(&pair));
+    let server = HttpServer::start(&pair.far.namespace, pair.far.v4.into(), 100).unwrap();
+    let url = format!("http://{NAME}:{}/", server.addr.port());
+    let mut asker = asking_at(&pair, Ipv4Addr::LOCALHOST, folder.path(), "curl");
+    let asker = pid_of(asker.args(["-4", "--silent", "--header", "Host:", &url]));
+    let flow = expect_flow(asker, server.addr, "a named flow", |event| !event.text("destination.domain").is_empty());
+    assert_eq!(flow.text("destination.domain"), NAME, "{flow}");
+    AGENT.expect(DEADLINE, "the answer that the asker got", |event| {
+        event.is("dns") && event.pid() == asker && event.text("dns.question.name") == NAME
+    });
+    // Another program, which asks nobody.
+    let other = pid_of(pair.near.namespace.command("curl").args([
+        "--silent",
+        "--header",
+        "Host:",
+        &format!("http://{}/", server.addr),
+    ]));
+    let flow = expect_flow(other, server.addr, "a flow", |_| true);
+    assert_eq!(flow.text("destination.domain"), NAME, "{flow}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -32,14 +33,26 @@ impl Drop for Daemon {
 
 /// A dnsmasq on the far end that knows [`NAME`] and [`ALIAS`], and waits until it answers.
 pub fn resolver(far: &Host) -> Daemon {
-    let mut dnsmasq = far.namespace.command("dnsmasq");
+    let records = [
+        format!("--listen-address={}", far.v4),
+        format!("--host-record={NAME},{},{}", far.v4, far.v6),
+        format!("--cname={ALIAS},{NAME}"),
+        format!("--address=/{WILDCARD}/{}", far.v4),
+    ];
+    dnsmasq(far, &records)
+}
+
+/// A dnsmasq on the near end's loopback that knows nothing and asks the far end's.
+pub fn forwarder(pair: &Pair) -> Daemon {
+    dnsmasq(&pair.near, &["--listen-address=127.0.0.1".into(), format!("--server={}", pair.far.v4)])
+}
+
+fn dnsmasq(host: &Host, arguments: &[String]) -> Daemon {
+    let mut dnsmasq = host.namespace.command("dnsmasq");
     dnsmasq.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--pid-file="]);
-    dnsmasq.args(["--user=root", "--bind-interfaces", "--local-ttl=60"]);
-    dnsmasq.arg(format!("--listen-address={}", far.v4));
-    dnsmasq.arg(format!("--host-record={NAME},{},{}", far.v4, far.v6)).arg(format!("--cname={ALIAS},{NAME}"));
-    dnsmasq.arg(format!("--address=/{WILDCARD}/{}", far.v4));
+    dnsmasq.args(["--user=root", "--bind-interfaces", "--local-ttl=60"]).args(arguments);
     let daemon = Daemon(dnsmasq.stderr(Stdio::null()).spawn().unwrap());
-    let is_bound = || far.namespace.run(|| fs::read_to_string("/proc/thread-self/net/udp")).unwrap();
+    let is_bound = || host.namespace.run(|| fs::read_to_string("/proc/thread-self/net/udp")).unwrap();
     // Port 53, as /proc/net/udp writes it.
     wait_until(DEADLINE, || is_bound().contains(":0035 ").then_some(())).expect("dnsmasq listens");
     daemon
@@ -47,8 +60,13 @@ pub fn resolver(far: &Host) -> Daemon {
 
 /// A command in the near end that asks the far end's resolver; it keeps its process id through the wrapping shell.
 pub fn asking(pair: &Pair, folder: &Path, program: &str) -> Command {
+    asking_at(pair, pair.far.v4, folder, program)
+}
+
+/// [`asking`], with another resolver.
+pub fn asking_at(pair: &Pair, resolver: Ipv4Addr, folder: &Path, program: &str) -> Command {
     let file = folder.join("resolv.conf");
-    fs::write(&file, format!("nameserver {}\noptions timeout:2 attempts:2\n", pair.far.v4)).unwrap();
+    fs::write(&file, format!("nameserver {resolver}\noptions timeout:2 attempts:2\n")).unwrap();
     with_file(pair, &file, "/etc/resolv.conf", program)
 }
 
