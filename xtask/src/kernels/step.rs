@@ -24,11 +24,14 @@ use crate::{
 /// The tests that every kernel runs, as an argument of the test program: the whole path, end to end.
 pub const DEFAULT_TESTS: &str = "spine";
 
+/// Emulation makes computing 5 to 7 times slower, a busy host more; the tests' deadlines are stretched by this.
+const PATIENCE: u32 = 8;
+
 /// The guest's command. What it prints after `guest:` is read below.
 fn guest_command(filters: &[String]) -> String {
     let filters: Vec<String> = filters.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
     format!(
-        "export PKTSCOPE_BIN=/test/pktscope RUST_BACKTRACE=1\n\
+        "export PKTSCOPE_BIN=/test/pktscope PKTSCOPE_TEST_PATIENCE={PATIENCE} RUST_BACKTRACE=1\n\
          uname -r\n\
          /test/pktscope doctor\n\
          echo \"guest: doctor $?\"\n\
