@@ -13,7 +13,7 @@ use super::{emulator::Emulator, image::Image};
 use crate::{command, workspace};
 
 /// Booting takes some seconds; the tests in it are several times slower than outside.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(900);
 const MEMORY_MEGABYTES: u32 = 1024;
 
 /// What a guest did.
