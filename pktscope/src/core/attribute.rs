@@ -43,7 +43,7 @@ fn owner(
     now: BootTime,
     effects: &mut Vec<Effect>,
 ) -> Owner {
-    let creator = socket.creator.filter(|creator| !creator.key.is_same(process.key));
+    let creator = socket.creator.filter(|creator| creator.key != process.key);
     if let Some(creator) = &creator {
         table.lookup_or_request(creator, now, effects);
     }

@@ -3,7 +3,11 @@
 //! Execs, forks and exits go into a [`ProcessTable`]; a socket's stamp comes out as an [`Arc<Process>`]. What only
 //! `/proc` and the file system know is asked for with [`super::effect::Lookup::Process`].
 
-use std::sync::Arc;
+use std::{
+    cmp::Ordering,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use sha2::{Digest, Sha256};
 
@@ -23,7 +27,9 @@ pub use table::{ProcessCounters, ProcessLimits, ProcessTable};
 pub const START_TICK_NANOS: u64 = 10_000_000;
 
 /// What tells one process from every other of this boot: pids are reused, so the start time is part of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Keys are equal where they name one process, however exact their start times are: see [`Self::rounded`].
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessKey {
     /// The process (kernel tgid), in the agent's pid namespace.
     pub pid: u32,
@@ -31,27 +37,55 @@ pub struct ProcessKey {
     pub started_at: BootTime,
 }
 
+impl PartialEq for ProcessKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for ProcessKey {}
+
+impl PartialOrd for ProcessKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ProcessKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.identity().cmp(&other.identity())
+    }
+}
+
+impl Hash for ProcessKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
 impl ProcessKey {
+    /// Pid and start tick.
+    fn identity(self) -> (u32, u64) {
+        (self.pid, self.started_at.0 / START_TICK_NANOS)
+    }
+
     /// The same key with its start time cut to the tick that `/proc` gives, so that both sources agree.
     ///
     /// `/proc` divides the same nanoseconds by the tick and drops the rest (kernel/time/time.c, nsec_to_clock_t); a pid
     /// cannot be used twice within one tick, as pids are given out in a circle.
     pub fn rounded(self) -> Self {
-        Self { pid: self.pid, started_at: BootTime(self.started_at.0 / START_TICK_NANOS * START_TICK_NANOS) }
-    }
-
-    /// Whether both keys name one process, however exact their start times are.
-    pub fn is_same(self, other: Self) -> bool {
-        self.rounded() == other.rounded()
+        let (pid, tick) = self.identity();
+        Self { pid, started_at: BootTime(tick * START_TICK_NANOS) }
     }
 
     /// An id that stays the same over restarts of the agent: 32 hexadecimal digits of a SHA-256 over boot id, pid and
     /// start tick.
     pub fn entity_id(self, boot_id: &str) -> Arc<str> {
+        let (pid, tick) = self.identity();
         let mut hasher = Sha256::new();
         hasher.update(boot_id.as_bytes());
-        hasher.update(self.pid.to_le_bytes());
-        hasher.update((self.started_at.0 / START_TICK_NANOS).to_le_bytes());
+        hasher.update(pid.to_le_bytes());
+        hasher.update(tick.to_le_bytes());
         hexadecimal(&hasher.finalize()[..16]).into()
     }
 }

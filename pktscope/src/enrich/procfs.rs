@@ -71,7 +71,7 @@ impl Proc {
 
     /// Opens the process of a key; `None` where it has ended, also where its pid is in use again.
     pub fn open(&self, key: ProcessKey) -> Option<ProcessFolder> {
-        self.open_pid(key.pid).filter(|folder| folder.key.is_same(key))
+        self.open_pid(key.pid).filter(|folder| folder.key == key)
     }
 
     /// Opens whatever process has this pid now.

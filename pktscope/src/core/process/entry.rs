@@ -183,7 +183,8 @@ impl Entry {
     pub(super) fn rebuild(&mut self, boot_id: &str) -> Option<Arc<Process>> {
         let old = self.process.as_ref()?;
         let new = self.build(&self.comm, &self.image, boot_id);
-        if new == **old {
+        // Keys are equal also where one is more exact.
+        if new == **old && new.key.started_at == old.key.started_at {
             return None;
         }
         let new = Arc::new(new);

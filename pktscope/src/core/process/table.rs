@@ -304,7 +304,7 @@ impl ProcessTable {
             self.arrivals.push_back(rounded);
         }
         let entry = self.entries.entry(rounded).or_insert_with(|| Entry::new(key, at));
-        if entry.key == rounded {
+        if entry.key.started_at == rounded.started_at {
             entry.key = key;
         }
         entry
@@ -337,7 +337,9 @@ impl ProcessTable {
         }
         let entry = self.admit(stamp.key, now, effects);
         entry.last_used = now;
-        let is_news = entry.uid.is_none() || entry.cgroup_id.is_none();
+        let is_more_exact =
+            entry.process.as_ref().is_some_and(|process| process.key.started_at != entry.key.started_at);
+        let is_news = entry.uid.is_none() || entry.cgroup_id.is_none() || is_more_exact;
         entry.uid = entry.uid.or(Some(stamp.uid));
         entry.cgroup_id = entry.cgroup_id.or(Some(stamp.cgroup_id));
         let announcement = entry.announcement;
@@ -680,7 +682,7 @@ mod tests {
         let process = bench.owner(exact);
         assert_eq!(process.cgroup_id, Some(7), "the stamp knows what /proc did not show");
         assert_eq!((bench.table.len(), &*process.executable), (1, "/usr/sbin/sshd"));
-        assert_eq!(process.key, exact, "the exact time is taken");
+        assert_eq!(process.key.started_at, exact.started_at, "the exact time is taken");
         assert_eq!(process.entity_id, exact.rounded().entity_id(BOOT), "the id does not depend on it");
     }
 
