@@ -19,8 +19,8 @@ counters! {
     EndRingFullSentBytes = "ring_full_socket_end_sent_bytes",
     /// Bytes received that such a report would have told.
     EndRingFullReceivedBytes = "ring_full_socket_end_received_bytes",
-    /// Reports of an open socket that found the ring full; the next sweep repeats them.
-    SweepRingFull = "ring_full_socket_sweep",
+    /// Reports of an open socket that found the ring full, and were repeated: pauses, not losses.
+    SweepRingFull = "sweep_pauses",
     /// Execs that found the ring full.
     ExecRingFull = "ring_full_exec",
     /// Forks that found the ring full.
@@ -41,8 +41,8 @@ counters! {
     Unparsed = "unparsed_packets",
     /// Bytes of such packets.
     UnparsedBytes = "unparsed_bytes",
-    /// Packets longer than the MTU on an interface whose MTU is not known.
-    UnknownMtu = "unknown_mtu_packets",
+    /// Packets taken to be fragmented as Ethernet does, on an interface whose MTU was not known yet.
+    AssumedMtu = "assumed_mtu_packets",
     /// Packets that a raw socket got a copy of without having asked its sender anything.
     RawCopies = "raw_copies_packets",
     /// What TIME_WAIT sent, where the ring was full.

@@ -112,22 +112,29 @@ pub struct SocketElement {
     value: *mut SocketState,
 }
 
+/// Go on with the next element; come back to this one, once the agent has made room (kernel/bpf/bpf_iter.c,
+/// `bpf_iter_run_prog`).
+const NEXT: i32 = 0;
+const RETRY: i32 = 1;
+
 /// Reports a socket that has seen packets since its last report.
 #[inline(always)]
-pub fn swept(ctx: *const SocketElement) {
+pub fn swept(ctx: *const SocketElement) -> i32 {
     let sk = context!(ctx, sk);
     let value = context!(ctx, value);
-    let Some(state) = (unsafe { value.as_mut() }) else { return };
+    let Some(state) = (unsafe { value.as_mut() }) else { return NEXT };
     if sk.is_null() || state.flags & flags::REGISTERED == 0 {
-        return;
+        return NEXT;
     }
     let packets = packets(state);
     if packets == state.reported_packets && !is_full_sweep() {
-        return;
+        return NEXT;
     }
-    if report(RecordKind::SocketOpen, Counter::SweepRingFull, state, tcp_detail(sk)) {
-        state.reported_packets = packets;
+    if !report(RecordKind::SocketOpen, Counter::SweepRingFull, state, tcp_detail(sk)) {
+        return RETRY;
     }
+    state.reported_packets = packets;
+    NEXT
 }
 
 #[inline(always)]

@@ -30,6 +30,10 @@ const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
 /// The least MTU of IPv6 (RFC 8200 section 5); a packet up to this long is fragmented on no interface that matters here.
 const MIN_MTU: u32 = 1280;
+/// `LOOPBACK_IFINDEX` of include/net/flow.h.
+const LOOPBACK: u32 = 1;
+/// `ETH_DATA_LEN` of include/uapi/linux/if_ether.h.
+const ETHERNET_MTU: u32 = 1500;
 
 /// Counts a packet that leaves.
 #[inline(always)]
@@ -263,12 +267,7 @@ fn fragmented<W: Way>(skb: *mut __sk_buff, layout: Layout, protocol: u8, netns: 
     if protocol == protocol::TCP {
         return whole;
     }
-    let Some(mtu) = mtu::<W>(skb, netns) else {
-        if bytes > 1500 {
-            emit::count(Counter::UnknownMtu, 1);
-        }
-        return whole;
-    };
+    let mtu = mtu::<W>(skb, netns);
     if bytes <= mtu {
         return whole;
     }
@@ -291,13 +290,23 @@ fn repeated(bytes: u32, packets: u32, headers: u32) -> Size {
     Size { bytes: u64::from(bytes) + header_bytes, packets: u64::from(packets), header_bytes }
 }
 
-/// MTU of the packet's interface.
+/// MTU of the packet's interface; of one that the agent has not seen yet Ethernet's, which is counted.
 #[inline(always)]
-fn mtu<W: Way>(skb: *mut __sk_buff, netns: u64) -> Option<u32> {
+fn mtu<W: Way>(skb: *mut __sk_buff, netns: u64) -> u32 {
     let interface = if W::IS_SENT { context!(skb, ifindex) } else { context!(skb, ingress_ifindex) };
     let key = netns << 32 | u64::from(interface);
     // SAFETY: the value is copied at once.
-    unsafe { MTUS.get(&key) }.copied()
+    if let Some(mtu) = unsafe { MTUS.get(&key) } {
+        return *mtu;
+    }
+    // Loopback is the first interface of every network namespace (net/core/net_namespace.c, `loopback_net_init`).
+    if interface == LOOPBACK {
+        return u32::MAX;
+    }
+    if context!(skb, len) > ETHERNET_MTU {
+        emit::count(Counter::AssumedMtu, 1);
+    }
+    ETHERNET_MTU
 }
 
 /// Where a packet that is not on the fast path is counted: a socket's state, or a peer's.

@@ -154,8 +154,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 pub extern "C" fn sweep_sockets(ctx: *mut c_void) -> i32 {
-    close::swept(ctx.cast());
-    0
+    close::swept(ctx.cast())
 }
 
 /// Stamps the holders of sockets older than the agent; called for every open file (kernel/bpf/task_iter.c).

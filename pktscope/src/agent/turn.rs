@@ -220,6 +220,7 @@ impl Turns {
 
     fn finish(mut self, now: Moment) -> Outputs {
         self.turn(now);
+        self.sweep(SweepKind::Final, now);
         self.close_ledger(now);
         self.take_answers();
         self.step_events(now);

@@ -156,7 +156,7 @@ fn run_snapshot(program: &mut Program, btf: &Btf) -> Result<(), String> {
     let fd = program.fd().map_err(|error| last_line(&error))?;
     let read = |fd| -> io::Result<()> {
         let link = sys::link_iterator(fd, None)?;
-        sys::run_iterator(link.as_fd())
+        sys::run_iterator(link.as_fd(), || {})
     };
     read(fd.as_fd()).map_err(|error| error.to_string())
 }

@@ -10,6 +10,7 @@ mod hooks;
 pub mod interfaces;
 mod linger;
 mod load;
+mod mtu;
 mod peers;
 mod ring;
 mod session;

@@ -93,10 +93,10 @@ impl Peers {
                 drop(self.table.remove(key))
             };
         }
-        if seen.idle_sweeps >= limit || (is_short && kind == SweepKind::Full) {
+        if seen.idle_sweeps >= limit || (is_short && kind == SweepKind::Final) {
             return self.free(at, key, events);
         }
-        if (has_grown && !is_short) || kind == SweepKind::Full {
+        if (has_grown || kind != SweepKind::Changed) && !is_short {
             events.push(Event::Socket(decode::peer(key, state, at, IsClosed::No)));
         }
     }

@@ -12,7 +12,7 @@ use aya::{
     maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use pktscope_common::{
-    counters::COUNTER_NAMES,
+    counters::{COUNTER_NAMES, Counter},
     knobs::settings,
     limits::{PEER_ENTRIES, RING_BYTES},
 };
@@ -23,6 +23,7 @@ use super::{
     hooks::HookStatus,
     linger::Lingering,
     load::{self, KernelFacts},
+    mtu::Mtus,
     peers::Peers,
     ring::{self, RingCounts},
     statistics::{self, ProgramStatistics},
@@ -62,8 +63,11 @@ impl Default for SensorSettings {
 pub enum SweepKind {
     /// Sockets that have seen packets since their last report.
     Changed,
-    /// Every socket that has ever seen a packet, and at its end [`Event::SweepDone`].
+    /// Every socket that has ever seen a packet, and at its end [`Event::SweepDone`], unless so many were reported that
+    /// the walk had to pause: then it may have missed some, and the next one tells.
     Full,
+    /// As [`SweepKind::Full`], and whatever is held back for more to come: the agent is stopping.
+    Final,
 }
 
 /// The kernel programs, attached; dropping it detaches them.
@@ -77,6 +81,9 @@ pub struct Sensor {
     settings: Array<MapData, u32>,
     sweep: Option<OwnedFd>,
     peers: Peers,
+    mtus: Mtus,
+    /// Packets whose fragments had to be assumed when the MTUs were last read.
+    assumed_mtus: u64,
     hooks: Vec<HookStatus>,
     cgroup: PathBuf,
     map_fds: Vec<OwnedFd>,
@@ -100,6 +107,8 @@ impl Sensor {
             counters: take(&mut ebpf, "COUNTERS")?,
             settings: take(&mut ebpf, "SETTINGS")?,
             peers: Peers::new(take(&mut ebpf, "PEERS")?, take(&mut ebpf, "OVERFLOW")?),
+            mtus: Mtus::new(take(&mut ebpf, "MTUS")?),
+            assumed_mtus: 0,
             sweep: attached.sweep,
             hooks: attached.statuses,
             cgroup,
@@ -120,22 +129,41 @@ impl Sensor {
     /// [`SensorError::System`]; the next sweep repeats what this one did not report.
     pub fn sweep(&mut self, kind: SweepKind, at: BootTime, events: &mut Vec<Event>) -> Result<(), SensorError> {
         let fault = |operation| move |source| SensorError::System { operation, source };
-        self.poll(events);
-        if let Some(link) = &self.sweep {
-            let is_full = u32::from(kind == SweepKind::Full);
-            let set = self.settings.set(settings::FULL_SWEEP, is_full, 0).map_err(io::Error::other);
-            set.and_then(|()| sys::run_iterator(link.as_fd())).map_err(fault("sweep the sockets' counters"))?;
-        }
+        let pauses = self.walk(kind, events).map_err(fault("sweep the sockets' counters"))?;
         while self.poll(events) != 0 {}
         match kind {
-            SweepKind::Changed => self.lingering.expire(at, events),
-            SweepKind::Full => self.lingering.flush(events),
+            SweepKind::Changed | SweepKind::Full => self.lingering.expire(at, events),
+            SweepKind::Final => self.lingering.flush(events),
         }
+        self.refresh_mtus();
         self.peers.sweep(kind, at, events).map_err(fault("read the peers' counters"))?;
-        if kind == SweepKind::Full {
+        if kind != SweepKind::Changed && pauses == 0 {
             events.push(Event::SweepDone(at));
         }
         Ok(())
+    }
+
+    /// Has every socket report itself; gives how often it had to pause for the ring to be read.
+    fn walk(&mut self, kind: SweepKind, events: &mut Vec<Event>) -> io::Result<u64> {
+        self.poll(events);
+        let Some(link) = &self.sweep else { return Ok(0) };
+        let is_full = u32::from(kind != SweepKind::Changed);
+        self.settings.set(settings::FULL_SWEEP, is_full, 0).map_err(io::Error::other)?;
+        let mut pauses = 0;
+        sys::run_iterator(link.as_fd(), || {
+            pauses += 1;
+            ring::drain(&mut self.ring, &mut self.ring_counts, &mut self.lingering, events);
+        })?;
+        Ok(pauses)
+    }
+
+    /// Reads the MTUs again where the programs met an interface that they did not know.
+    fn refresh_mtus(&mut self) {
+        let assumed = self.counter(Counter::AssumedMtu as usize);
+        if assumed != self.assumed_mtus {
+            self.assumed_mtus = assumed;
+            self.mtus.refresh();
+        }
     }
 
     /// What was lost since the sensor was attached, by reason; only reasons that occurred.

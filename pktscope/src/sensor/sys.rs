@@ -96,19 +96,19 @@ fn open_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
     bpf(BPF_ITER_CREATE, &mut attributes).map(|fd| File::from(own(fd)))
 }
 
-/// Runs an iterator program once over everything.
+/// Runs an iterator program once over everything; where it pauses, `make_room` is called before it goes on.
 ///
 /// # Errors
 /// The system's.
-pub(super) fn run_iterator(link: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn run_iterator(link: BorrowedFd<'_>, mut make_room: impl FnMut()) -> io::Result<()> {
     let mut file = open_iterator(link)?;
     let mut buffer = [0u8; 64];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(_) => {}
-            // A long walk without output pauses (kernel/bpf/bpf_iter.c, `MAX_ITER_OBJECTS`).
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock || error.kind() == io::ErrorKind::Interrupted => {}
+            // The program asks for room, or a long walk takes a breath (kernel/bpf/bpf_iter.c, `MAX_ITER_OBJECTS`).
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => make_room(),
             Err(error) => return Err(error),
         }
     }
