@@ -93,7 +93,6 @@ fn program_report(known: &Program, baseline: &Baseline) -> ProgramReport {
         destinations: u64::from(row.labels),
         first_seen: steady_text(row.first_seen),
         last_seen: steady_text(row.last_seen),
-        ..ProgramReport::default()
     }
 }
 

@@ -172,10 +172,6 @@ pub struct ProgramReport {
     pub state: String,
     /// Destinations known.
     pub destinations: u64,
-    /// Flows that taught.
-    pub flows: u64,
-    /// IP-layer bytes sent in them.
-    pub bytes_out: u64,
     /// RFC 3339.
     pub first_seen: String,
     /// RFC 3339.

@@ -66,7 +66,7 @@ impl AlertsArguments {
     }
 }
 
-struct Alerts;
+pub(super) struct Alerts;
 
 impl Rows for Alerts {
     type Row = AlertRow;

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     api::{self, ProgramReport, Request},
-    view::{Cell, Clock, Column, Style, Table, ago, bytes, count},
+    core::time::WallTime,
+    view::{Cell, Clock, Column, Style, Table, ago, count},
 };
 
 /// Rows sent in one request.
@@ -91,23 +92,19 @@ fn table(programs: &[ProgramReport], clock: &Clock) -> String {
     let mut table = Table::new(&[
         Column::text("STATE"),
         Column::number("DESTINATIONS"),
-        Column::number("FLOWS"),
-        Column::number("SENT"),
         Column::text("FIRST SEEN"),
         Column::text("LAST SEEN"),
         Column::long("PROGRAM"),
     ]);
     let when = |text: &str| {
         let at = text.parse::<jiff::Timestamp>().ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok());
-        at.map_or_else(|| "-".to_owned(), |at| ago(crate::core::time::WallTime(at), clock.now))
+        at.filter(|at| *at != 0).map_or_else(|| "-".to_owned(), |at| ago(WallTime(at), clock.now))
     };
     for program in programs {
         let style = if program.state == "learning" { Style::Warning } else { Style::Good };
         table.add(vec![
             Cell::new(&program.state).style(style),
             count(program.destinations).into(),
-            count(program.flows).into(),
-            bytes(program.bytes_out).into(),
             when(&program.first_seen).into(),
             when(&program.last_seen).into(),
             Cell::new(&program.program),

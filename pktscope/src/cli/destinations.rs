@@ -1,6 +1,6 @@
 //! `pktscope destinations`
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     listing::{Listing, Rows},
@@ -22,7 +22,7 @@ pub(super) fn run(place: &Place, listing: &Listing) -> anyhow::Result<()> {
     listing.print(place, &Destinations)
 }
 
-struct Destinations;
+pub(super) struct Destinations;
 
 impl Rows for Destinations {
     type Row = DestinationRow;
@@ -63,7 +63,7 @@ impl Rows for Destinations {
 
     fn json(&self, row: &DestinationRow, out: &mut Vec<u8>) {
         let domain = row.is_domain.then_some(&row.destination);
-        let line = json!({
+        let line = without_nulls(json!({
             "@timestamp": rfc3339(row.last_seen).as_str(),
             "event": {"start": rfc3339(row.first_seen).as_str(), "end": rfc3339(row.last_seen).as_str()},
             "source": {"bytes": row.bytes_out},
@@ -74,7 +74,7 @@ impl Rows for Destinations {
             },
             "process": {"name": row.processes},
             "pktscope": {"flows": row.flows},
-        });
+        }));
         out.extend_from_slice(line.to_string().as_bytes());
         out.push(b'\n');
     }
@@ -82,6 +82,13 @@ impl Rows for Destinations {
     fn written_at(&self, row: &DestinationRow) -> i64 {
         row.written_at
     }
+}
+
+/// Leaves out what is not known, as the events do; an object that is empty then, too.
+fn without_nulls(value: Value) -> Value {
+    let Value::Object(fields) = value else { return value };
+    let known = fields.into_iter().map(|(name, value)| (name, without_nulls(value)));
+    Value::Object(known.filter(|(_, value)| !value.is_null() && *value != json!({})).collect())
 }
 
 fn ports(ports: &[u16]) -> String {

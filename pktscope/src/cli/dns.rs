@@ -23,7 +23,7 @@ pub(super) fn run(place: &Place, listing: &Listing) -> anyhow::Result<()> {
     listing.print(place, &Answers)
 }
 
-struct Answers;
+pub(super) struct Answers;
 
 impl Rows for Answers {
     type Row = DnsRow;

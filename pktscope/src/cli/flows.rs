@@ -24,7 +24,7 @@ pub(super) fn run(place: &Place, listing: &Listing) -> anyhow::Result<()> {
     listing.print(place, &Flows)
 }
 
-struct Flows;
+pub(super) struct Flows;
 
 impl Rows for Flows {
     type Row = FlowRow;

@@ -1,5 +1,7 @@
 //! `pktscope alerts mark`: a verdict goes to the running agent, or, without one, to the database.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
@@ -73,11 +75,31 @@ impl MarkArguments {
         };
         match api::call(&config.agent.runtime_dir, &Request::Mark(mark.clone())) {
             Err(ApiError::NotRunning { .. }) => store(&config, &alert, &mark)?,
-            answer => drop(answer?),
+            answer => {
+                answer?;
+                wait_until_stored(&config, &mark)?;
+            }
         }
         let line = format!("alert {} ({}) is marked {}\n", alert.id, alert.rule_id, mark.verdict);
         Ok(print(line.as_bytes())?)
     }
+}
+
+/// Waits for the agent's next batch, so that the next command sees the verdict. An agent whose database cannot be written
+/// keeps it and writes it later.
+fn wait_until_stored(config: &Config, mark: &Mark) -> anyhow::Result<()> {
+    const TRIES: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let reader = Reader::open(&config.agent.state_dir)?;
+    for _ in 0..TRIES {
+        let alert = reader.alert(mark.alert_id)?;
+        if alert.is_some_and(|alert| alert.verdict.as_ref() == Some(&mark.verdict)) {
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    tracing::warn!("the agent has the verdict, its database not yet; `pktscope status` says why");
+    Ok(())
 }
 
 /// Without an agent nobody else writes: the lock makes sure of it.

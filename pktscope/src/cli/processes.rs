@@ -20,7 +20,7 @@ pub(super) fn run(place: &Place, listing: &Listing) -> anyhow::Result<()> {
     listing.print(place, &Processes)
 }
 
-struct Processes;
+pub(super) struct Processes;
 
 impl Rows for Processes {
     type Row = ProcessRow;
