@@ -109,6 +109,8 @@ pub struct FlowStatistics {
     pub packets_inferred: u64,
     /// Socket reports that gave less than an earlier one: the kernel's totals began anew.
     pub counters_restarted: u64,
+    /// Socket reports not taken for lack of room; their totals come with the socket's last report.
+    pub reports_refused: u64,
 }
 
 #[cfg(test)]

@@ -304,6 +304,10 @@ impl<U: Default> SocketTracker<U> {
     pub fn report(&mut self, report: &SocketReport, observer: &mut impl Observer<U>) -> Counted {
         self.now = self.now.max(report.at);
         let part_key = PartKey { cookie: report.cookie, scope: report.scope.into(), key: key_of(report) };
+        if !report.is_closed && !self.has_room_for(&part_key) {
+            self.statistics.reports_refused += 1;
+            return Counted::default();
+        }
         let (sent, received, segment_header_bytes) = self.growth(&part_key, report);
         let has_grown = sent.packets > 0 || received.packets > 0 || sent.ip_bytes > 0 || received.ip_bytes > 0;
         let Some(id) = self.flow_of(&part_key, report, has_grown, observer) else {
@@ -325,16 +329,19 @@ impl<U: Default> SocketTracker<U> {
         counted
     }
 
+    /// Without its part a report would be counted again at every sweep.
+    fn has_room_for(&self, part_key: &PartKey) -> bool {
+        let bound = self.settings.max_flows.saturating_mul(PARTS_PER_FLOW);
+        self.parts.len() < bound || self.parts.contains_key(part_key)
+    }
+
     /// What the part grew by since its last report.
     fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> (Volume, Volume, [u64; 2]) {
-        let has_room = self.parts.len() < self.settings.max_flows.saturating_mul(PARTS_PER_FLOW);
         let sweep = self.sweep;
         let Some(part) = self.parts.get_mut(part_key) else {
-            if has_room || report.is_closed {
-                let (sent, received) = (report.sent, report.received);
-                let segment_header_bytes = report.segment_header_bytes;
-                self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
-            }
+            let (sent, received) = (report.sent, report.received);
+            let segment_header_bytes = report.segment_header_bytes;
+            self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
             return (report.sent, report.received, report.segment_header_bytes);
         };
         let header_bytes =

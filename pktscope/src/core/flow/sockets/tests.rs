@@ -272,6 +272,22 @@ fn a_full_table_gives_up_the_oldest_that_only_one_side_has_sent_on() {
     assert!(ended.iter().all(|(_, flow)| matches!(flow.ended, Some((_, EndReason::LackOfResources)))));
 }
 
+#[test]
+fn without_room_a_report_waits_for_the_sockets_last() {
+    let settings = FlowSettings { max_flows: 1, ..FlowSettings::default() };
+    let (mut tracker, mut changes) = (SocketTracker::<()>::new(settings, FlowId(1)), Changes::new());
+    for _ in 0..3 {
+        for cookie in 0..5 {
+            tracker.report(&SocketReport { cookie, ..udp_report() }, &mut changes);
+        }
+    }
+    assert_eq!(tracker.statistics().reports_refused, 3);
+    tracker.report(&SocketReport { cookie: 4, is_closed: true, ..udp_report() }, &mut changes);
+    let sent: u64 =
+        changes.iter().filter(|(action, _)| *action == FlowAction::Ended).map(|(_, flow)| flow.sent.packets).sum();
+    assert_eq!(sent, 5 * 5);
+}
+
 #[derive(Clone, Debug)]
 struct Step {
     cookie: u64,

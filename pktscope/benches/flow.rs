@@ -1,0 +1,371 @@
+//! `cargo bench -p pktscope --bench flow`: the flow tracker beside flowscope 0.1.0, in one run on the same packets.
+//!
+//! Frames lie in memory one after the other, as in a capture's buffer. Times are CPU time of this thread, so that other
+//! work on the machine counts little; the two trackers take turns, the median of the rounds is shown. Memory is what
+//! the process grew by, measured in a process of its own.
+
+#![expect(missing_docs, reason = "a program")]
+
+use std::{env, fs, hint::black_box, io::Write, net::Ipv4Addr, process::Command, time::Duration};
+
+use flowscope::{FlowTracker, FlowTrackerConfig, PacketView, Timestamp, extract::FiveTuple};
+use pktscope::{
+    core::{
+        flow::{FlowId, FlowSettings, Tracker},
+        packet::{Decoded, LinkType, Packet, Tunnels, decode},
+        time::BootTime,
+    },
+    replay::{capture::Reader, packets::PacketReader},
+};
+
+const FRAME_BYTES: usize = 118;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+const MAX_FLOWS: usize = 4_000_000;
+const NANOS: u64 = 1_000_000_000;
+const START: u64 = 1_000_000 * NANOS;
+/// Between two packets.
+const STEP_NANOS: u64 = 300;
+
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let start = cpu_time();
+    work();
+    (cpu_time() - start).as_secs_f64() * 1e9
+}
+
+/// Deterministic numbers (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+struct Segment {
+    flow: u32,
+    is_reply: bool,
+    flags: u8,
+    sequence: u32,
+    acknowledgement: u32,
+}
+
+/// An Ethernet frame of `bytes` with IPv4 and TCP.
+fn write_frame(out: &mut Vec<u8>, segment: &Segment, bytes: usize) {
+    let start = out.len();
+    let client = Ipv4Addr::from(0x0a00_0000 | segment.flow >> 8).octets();
+    let server = Ipv4Addr::from(0xc0a8_0000 | segment.flow & 0xff).octets();
+    let ports = [40_000_u16.wrapping_add((segment.flow % 5000) as u16).to_be_bytes(), 443_u16.to_be_bytes()];
+    let ((source, destination), (from, to)) = match segment.is_reply {
+        false => ((client, server), (ports[0], ports[1])),
+        true => ((server, client), (ports[1], ports[0])),
+    };
+    out.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
+    out.extend([0x45, 0]);
+    out.extend((bytes as u16 - 14).to_be_bytes());
+    out.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
+    out.extend(source);
+    out.extend(destination);
+    out.extend(from);
+    out.extend(to);
+    out.extend(segment.sequence.to_be_bytes());
+    out.extend(segment.acknowledgement.to_be_bytes());
+    out.extend([0x50, segment.flags, 0xff, 0xff, 0, 0, 0, 0]);
+    out.resize(start + bytes, 0x55);
+}
+
+fn handshakes(flows: u32) -> Vec<u8> {
+    let mut frames = Vec::with_capacity(flows as usize * 3 * FRAME_BYTES);
+    for flow in 0..flows {
+        for (is_reply, flags, sequence, acknowledgement) in
+            [(false, SYN, 99, 0), (true, SYN | ACK, 999, 100), (false, ACK, 100, 1000)]
+        {
+            write_frame(&mut frames, &Segment { flow, is_reply, flags, sequence, acknowledgement }, FRAME_BYTES);
+        }
+    }
+    frames
+}
+
+/// Data from both sides of all flows, in turn or at random.
+fn data(flows: u32, packets: u32, is_random: bool) -> Vec<u8> {
+    let payload = FRAME_BYTES as u32 - 54;
+    let (mut random, mut sent) = (Random(0x9e37_79b9), vec![[0_u32; 2]; flows as usize]);
+    let mut frames = Vec::with_capacity(packets as usize * FRAME_BYTES);
+    for index in 0..packets {
+        let flow = if is_random { (random.next() % u64::from(flows)) as u32 } else { index % flows };
+        let is_reply = random.next() & 1 == 1;
+        let sent = &mut sent[flow as usize];
+        let numbers = [100 + sent[0], 1000 + sent[1]];
+        let (sequence, acknowledgement) = if is_reply { (numbers[1], numbers[0]) } else { (numbers[0], numbers[1]) };
+        write_frame(&mut frames, &Segment { flow, is_reply, flags: ACK, sequence, acknowledgement }, FRAME_BYTES);
+        sent[usize::from(is_reply)] += payload;
+    }
+    frames
+}
+
+fn syns(count: u32) -> Vec<u8> {
+    let mut frames = Vec::with_capacity(count as usize * FRAME_BYTES);
+    for flow in 0..count {
+        let flow = 50_000_000 + flow;
+        let segment = Segment { flow, is_reply: false, flags: SYN, sequence: flow, acknowledgement: 0 };
+        write_frame(&mut frames, &segment, FRAME_BYTES);
+    }
+    frames
+}
+
+/// What both can do: take frames at a time and grow older.
+trait Subject {
+    fn take(&mut self, frames: &[u8], at: u64) -> u64;
+    fn tick(&mut self, at: u64);
+    fn flows(&self) -> usize;
+}
+
+struct Ours(Tracker<()>);
+
+impl Ours {
+    fn new(max_flows: usize) -> Self {
+        Self(Tracker::new(FlowSettings { max_flows, ..FlowSettings::default() }, FlowId(1)))
+    }
+}
+
+impl Subject for Ours {
+    fn take(&mut self, frames: &[u8], mut at: u64) -> u64 {
+        let mut batch = [(BootTime(0), Packet::default()); 16];
+        for frames in frames.chunks(FRAME_BYTES * 16) {
+            let mut count = 0;
+            for frame in frames.chunks_exact(FRAME_BYTES) {
+                at += STEP_NANOS;
+                let decoded = decode(LinkType::Ethernet, frame, FRAME_BYTES as u32, Tunnels::default());
+                if let Ok(Decoded::Packet(packet)) = decoded {
+                    batch[count] = (BootTime(at), packet);
+                    count += 1;
+                }
+            }
+            self.0.packets(&batch[..count], &mut ());
+        }
+        at
+    }
+
+    fn tick(&mut self, at: u64) {
+        self.0.tick(BootTime(at), &mut ());
+    }
+
+    fn flows(&self) -> usize {
+        self.0.len()
+    }
+}
+
+struct Theirs(FlowTracker<FiveTuple, ()>);
+
+impl Theirs {
+    fn new(max_flows: usize) -> Self {
+        let mut config = FlowTrackerConfig::default();
+        config.max_flows = max_flows;
+        Self(FlowTracker::with_config(FiveTuple::bidirectional(), config))
+    }
+}
+
+fn timestamp(at: u64) -> Timestamp {
+    Timestamp { sec: (at / NANOS) as u32, nsec: (at % NANOS) as u32 }
+}
+
+impl Subject for Theirs {
+    fn take(&mut self, frames: &[u8], mut at: u64) -> u64 {
+        for frame in frames.chunks_exact(FRAME_BYTES) {
+            at += STEP_NANOS;
+            black_box(self.0.track(PacketView::new(frame, timestamp(at))));
+        }
+        at
+    }
+
+    fn tick(&mut self, at: u64) {
+        black_box(self.0.sweep(timestamp(at)));
+    }
+
+    fn flows(&self) -> usize {
+        self.0.flow_count()
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn row(name: &str, unit: &str, ours: &mut [f64], theirs: &mut [f64]) {
+    let (ours, theirs) = (median(ours), median(theirs));
+    println!("{name:<44} {ours:>10.1} {theirs:>10.1} {unit:<10} {:>6.1} x", theirs / ours);
+}
+
+const ROUNDS: usize = 5;
+
+/// Data of established flows.
+fn established(flows: u32, packets: u32, is_random: bool) {
+    let (before, frames) = (handshakes(flows), data(flows, packets, is_random));
+    let (mut ours, mut theirs) = (Ours::new(MAX_FLOWS), Theirs::new(MAX_FLOWS));
+    let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
+    let mut at = [START; 2];
+    at[0] = ours.take(&before, at[0]);
+    at[1] = theirs.take(&before, at[1]);
+    assert_eq!((ours.flows(), theirs.flows()), (flows as usize, flows as usize));
+    for _ in 0..ROUNDS {
+        our_times.push(timed(|| at[0] = ours.take(&frames, at[0])) / f64::from(packets));
+        their_times.push(timed(|| at[1] = theirs.take(&frames, at[1])) / f64::from(packets));
+    }
+    let order = if is_random { "random order" } else { "in turn" };
+    row(&format!("data, {flows} flows, {order}"), "ns/packet", &mut our_times, &mut their_times);
+}
+
+/// A SYN for each, into an empty table and into a full one.
+fn flood(max_flows: usize, name: &str) {
+    let (before, frames) = (handshakes(50_000), syns(200_000));
+    let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (mut ours, mut theirs) = (Ours::new(max_flows), Theirs::new(max_flows));
+        ours.take(&before, START);
+        theirs.take(&before, START);
+        our_times.push(timed(|| drop(black_box(ours.take(&frames, START)))) / 200_000.0);
+        their_times.push(timed(|| drop(black_box(theirs.take(&frames, START)))) / 200_000.0);
+    }
+    row(name, "ns/packet", &mut our_times, &mut their_times);
+}
+
+fn idle_ticks(flows: u32) {
+    let before = handshakes(flows);
+    let (mut ours, mut theirs) = (Ours::new(MAX_FLOWS), Theirs::new(MAX_FLOWS));
+    let at = [ours.take(&before, START), theirs.take(&before, START)];
+    let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
+    for second in 1..=ROUNDS as u64 {
+        our_times.push(timed(|| ours.tick(at[0] + second * NANOS)) / 1e3);
+        their_times.push(timed(|| theirs.tick(at[1] + second * NANOS)) / 1e3);
+    }
+    row(&format!("tick, {flows} flows, nothing due"), "us/tick", &mut our_times, &mut their_times);
+}
+
+fn all_expire(flows: u32) {
+    let before = handshakes(flows);
+    let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (mut ours, mut theirs) = (Ours::new(MAX_FLOWS), Theirs::new(MAX_FLOWS));
+        ours.take(&before, START);
+        theirs.take(&before, START);
+        our_times.push(timed(|| ours.tick(START + 1000 * NANOS)) / 1e6);
+        their_times.push(timed(|| theirs.tick(START + 1000 * NANOS)) / 1e6);
+        assert_eq!((ours.flows(), theirs.flows()), (0, 0));
+    }
+    row(&format!("tick, {flows} flows, all due"), "ms/tick", &mut our_times, &mut their_times);
+}
+
+fn resident_bytes() -> f64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
+    pages * 4096.0
+}
+
+/// In a process of its own: the bytes that each flow added.
+fn measure_memory(subject: &str, flows: u32) {
+    let before = handshakes(flows);
+    let grown = |subject: &mut dyn Subject| {
+        let start = resident_bytes();
+        subject.take(&before, START);
+        println!("{}", (resident_bytes() - start) / f64::from(flows));
+    };
+    match subject {
+        "ours" => grown(&mut Ours::new(flows as usize)),
+        _ => grown(&mut Theirs::new(flows as usize)),
+    }
+}
+
+fn memory(flows: u32) {
+    let of = |subject: &str| {
+        let own = env::current_exe().expect("this program has a path");
+        let output = Command::new(own).args(["--memory", subject, &flows.to_string()]).output();
+        let text = String::from_utf8(output.expect("it can be run again").stdout).unwrap_or_default();
+        text.trim().parse::<f64>().unwrap_or(f64::NAN)
+    };
+    row(&format!("memory, {flows} flows"), "bytes/flow", &mut [of("ours")], &mut [of("theirs")]);
+}
+
+/// A capture file of established flows.
+fn write_capture(path: &std::path::Path, flows: u32, frame_bytes: usize, total_bytes: usize) {
+    let mut random = Random(7);
+    let mut sent = vec![[0_u32; 2]; flows as usize];
+    let mut file = std::io::BufWriter::new(fs::File::create(path).expect("the capture can be written"));
+    let header = [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, 65_535, 1].map(u32::to_le_bytes).concat();
+    file.write_all(&header).expect("the capture can be written");
+    let mut frame = Vec::new();
+    for index in 0..(total_bytes / (frame_bytes + 16)) as u64 {
+        let flow = (random.next() % u64::from(flows)) as u32;
+        let sent = &mut sent[flow as usize];
+        let segment = Segment {
+            flow,
+            is_reply: false,
+            flags: if sent[0] == 0 { SYN } else { ACK },
+            sequence: 100 + sent[0],
+            acknowledgement: 1,
+        };
+        sent[0] += frame_bytes as u32 - 54 + u32::from(sent[0] == 0);
+        frame.clear();
+        write_frame(&mut frame, &segment, frame_bytes);
+        let at = START + index * 1000;
+        let length = frame.len() as u32;
+        let record = [(at / NANOS) as u32, (at % NANOS) as u32, length, length].map(u32::to_le_bytes).concat();
+        file.write_all(&record).and_then(|()| file.write_all(&frame)).expect("the capture can be written");
+    }
+}
+
+fn replay(flows: u32, frame_bytes: usize) {
+    let path = env::temp_dir().join(format!("pktscope-bench-{}.pcap", std::process::id()));
+    write_capture(&path, flows, frame_bytes, 400 << 20);
+    let (mut gigabytes, mut millions) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let reader = Reader::open(&path).expect("the capture can be opened");
+        let mut packets = PacketReader::new(reader, Tunnels::default());
+        let settings = FlowSettings { max_flows: MAX_FLOWS, ..FlowSettings::default() };
+        let mut tracker = Tracker::<()>::new(settings, FlowId(1));
+        let nanos = timed(|| while packets.next_packets(|batch| tracker.packets(batch, &mut ())).unwrap_or(false) {});
+        let statistics = packets.statistics().capture;
+        gigabytes.push(statistics.bytes as f64 / nanos);
+        millions.push(statistics.frames as f64 / nanos * 1e3);
+    }
+    let _ = fs::remove_file(&path);
+    let (gigabytes, millions) = (median(&mut gigabytes), median(&mut millions));
+    println!("replay, {flows} flows, {frame_bytes}-byte frames: {gigabytes:.2} GB/s, {millions:.2} M packets/s");
+}
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [_, subject, flows] = &arguments[..]
+        && arguments[0] == "--memory"
+    {
+        return measure_memory(subject, flows.parse().unwrap_or(1));
+    }
+    println!("{:<44} {:>10} {:>10} {:<10}", "", "pktscope", "flowscope", "");
+    for (flows, is_random) in [(1000, false), (1000, true), (100_000, false), (100_000, true), (1_000_000, true)] {
+        established(flows, 2_000_000, is_random);
+    }
+    flood(MAX_FLOWS, "first SYN of new flows");
+    flood(100_000, "SYN flood, table full");
+    for flows in [10_000, 100_000, 1_000_000] {
+        idle_ticks(flows);
+    }
+    all_expire(100_000);
+    for flows in [100_000, 1_000_000] {
+        memory(flows);
+    }
+    for (flows, frame_bytes) in [(1000, 64), (100_000, 64), (1000, 600), (100_000, 600), (1000, 1514)] {
+        replay(flows, frame_bytes);
+    }
+    let _ = RST;
+}
