@@ -4,8 +4,6 @@
 //! work on the machine counts little; the two trackers take turns, the median of the rounds is shown. Memory is what
 //! the process grew by, measured in a process of its own.
 
-#![expect(missing_docs, reason = "a program")]
-
 use std::{env, fs, hint::black_box, io::Write, net::Ipv4Addr, process::Command, time::Duration};
 
 use flowscope::{FlowTracker, FlowTrackerConfig, PacketView, Timestamp, extract::FiveTuple};
@@ -20,7 +18,6 @@ use pktscope::{
 
 const FRAME_BYTES: usize = 118;
 const SYN: u8 = 2;
-const RST: u8 = 4;
 const ACK: u8 = 16;
 const MAX_FLOWS: usize = 4_000_000;
 const NANOS: u64 = 1_000_000_000;
@@ -56,12 +53,13 @@ impl Random {
 struct Segment {
     flow: u32,
     is_reply: bool,
+    has_payload: bool,
     flags: u8,
     sequence: u32,
     acknowledgement: u32,
 }
 
-/// An Ethernet frame of `bytes` with IPv4 and TCP.
+/// An Ethernet frame of `bytes` with IPv4 and TCP; a SYN and the handshake's last ACK carry padding, the others payload.
 fn write_frame(out: &mut Vec<u8>, segment: &Segment, bytes: usize) {
     let start = out.len();
     let client = Ipv4Addr::from(0x0a00_0000 | segment.flow >> 8).octets();
@@ -73,7 +71,8 @@ fn write_frame(out: &mut Vec<u8>, segment: &Segment, bytes: usize) {
     };
     out.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
     out.extend([0x45, 0]);
-    out.extend((bytes as u16 - 14).to_be_bytes());
+    let ip_bytes = if segment.has_payload { bytes as u16 - 14 } else { 40 };
+    out.extend(ip_bytes.to_be_bytes());
     out.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
     out.extend(source);
     out.extend(destination);
@@ -91,34 +90,50 @@ fn handshakes(flows: u32) -> Vec<u8> {
         for (is_reply, flags, sequence, acknowledgement) in
             [(false, SYN, 99, 0), (true, SYN | ACK, 999, 100), (false, ACK, 100, 1000)]
         {
-            write_frame(&mut frames, &Segment { flow, is_reply, flags, sequence, acknowledgement }, FRAME_BYTES);
+            let segment = Segment { flow, is_reply, has_payload: false, flags, sequence, acknowledgement };
+            write_frame(&mut frames, &segment, FRAME_BYTES);
         }
     }
     frames
 }
 
-/// Data from both sides of all flows, in turn or at random.
-fn data(flows: u32, packets: u32, is_random: bool) -> Vec<u8> {
-    let payload = FRAME_BYTES as u32 - 54;
-    let (mut random, mut sent) = (Random(0x9e37_79b9), vec![[0_u32; 2]; flows as usize]);
-    let mut frames = Vec::with_capacity(packets as usize * FRAME_BYTES);
-    for index in 0..packets {
-        let flow = if is_random { (random.next() % u64::from(flows)) as u32 } else { index % flows };
-        let is_reply = random.next() & 1 == 1;
-        let sent = &mut sent[flow as usize];
-        let numbers = [100 + sent[0], 1000 + sent[1]];
-        let (sequence, acknowledgement) = if is_reply { (numbers[1], numbers[0]) } else { (numbers[0], numbers[1]) };
-        write_frame(&mut frames, &Segment { flow, is_reply, flags: ACK, sequence, acknowledgement }, FRAME_BYTES);
-        sent[usize::from(is_reply)] += payload;
+/// Data from both sides of all flows, in turn or at random; each call goes on where the last one ended.
+struct Data {
+    random: Random,
+    sent: Vec<[u32; 2]>,
+    is_random: bool,
+}
+
+impl Data {
+    fn new(flows: u32, is_random: bool) -> Self {
+        Self { random: Random(0x9e37_79b9), sent: vec![[0; 2]; flows as usize], is_random }
     }
-    frames
+
+    fn write(&mut self, packets: u32, frames: &mut Vec<u8>) {
+        let payload = FRAME_BYTES as u32 - 54;
+        frames.clear();
+        for index in 0..packets {
+            let number = if self.is_random { self.random.next() >> 8 } else { u64::from(index) };
+            let flow = (number % self.sent.len() as u64) as u32;
+            let is_reply = self.random.next() >> 32 & 1 == 1;
+            let sent = &mut self.sent[flow as usize];
+            let (own, other) = (usize::from(is_reply), usize::from(!is_reply));
+            let first = [100, 1000];
+            let sequence = first[own] + sent[own];
+            let acknowledgement = first[other] + sent[other];
+            let segment = Segment { flow, is_reply, has_payload: true, flags: ACK, sequence, acknowledgement };
+            write_frame(frames, &segment, FRAME_BYTES);
+            sent[own] += payload;
+        }
+    }
 }
 
 fn syns(count: u32) -> Vec<u8> {
     let mut frames = Vec::with_capacity(count as usize * FRAME_BYTES);
     for flow in 0..count {
         let flow = 50_000_000 + flow;
-        let segment = Segment { flow, is_reply: false, flags: SYN, sequence: flow, acknowledgement: 0 };
+        let segment =
+            Segment { flow, is_reply: false, has_payload: false, flags: SYN, sequence: flow, acknowledgement: 0 };
         write_frame(&mut frames, &segment, FRAME_BYTES);
     }
     frames
@@ -212,7 +227,7 @@ const ROUNDS: usize = 5;
 
 /// Data of established flows.
 fn established(flows: u32, packets: u32, is_random: bool) {
-    let (before, frames) = (handshakes(flows), data(flows, packets, is_random));
+    let (before, mut data, mut frames) = (handshakes(flows), Data::new(flows, is_random), Vec::new());
     let (mut ours, mut theirs) = (Ours::new(MAX_FLOWS), Theirs::new(MAX_FLOWS));
     let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
     let mut at = [START; 2];
@@ -220,6 +235,7 @@ fn established(flows: u32, packets: u32, is_random: bool) {
     at[1] = theirs.take(&before, at[1]);
     assert_eq!((ours.flows(), theirs.flows()), (flows as usize, flows as usize));
     for _ in 0..ROUNDS {
+        data.write(packets, &mut frames);
         our_times.push(timed(|| at[0] = ours.take(&frames, at[0])) / f64::from(packets));
         their_times.push(timed(|| at[1] = theirs.take(&frames, at[1])) / f64::from(packets));
     }
@@ -235,8 +251,8 @@ fn flood(max_flows: usize, name: &str) {
         let (mut ours, mut theirs) = (Ours::new(max_flows), Theirs::new(max_flows));
         ours.take(&before, START);
         theirs.take(&before, START);
-        our_times.push(timed(|| drop(black_box(ours.take(&frames, START)))) / 200_000.0);
-        their_times.push(timed(|| drop(black_box(theirs.take(&frames, START)))) / 200_000.0);
+        our_times.push(timed(|| _ = black_box(ours.take(&frames, START))) / 200_000.0);
+        their_times.push(timed(|| _ = black_box(theirs.take(&frames, START))) / 200_000.0);
     }
     row(name, "ns/packet", &mut our_times, &mut their_times);
 }
@@ -268,9 +284,9 @@ fn all_expire(flows: u32) {
 }
 
 fn resident_bytes() -> f64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: f64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
-    pages * 4096.0
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let line = rollup.lines().find(|line| line.starts_with("Rss:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<f64>().ok()).unwrap_or(0.0) * 1024.0
 }
 
 /// In a process of its own: the bytes that each flow added.
@@ -311,11 +327,12 @@ fn write_capture(path: &std::path::Path, flows: u32, frame_bytes: usize, total_b
         let segment = Segment {
             flow,
             is_reply: false,
+            has_payload: sent[0] > 0,
             flags: if sent[0] == 0 { SYN } else { ACK },
             sequence: 100 + sent[0],
             acknowledgement: 1,
         };
-        sent[0] += frame_bytes as u32 - 54 + u32::from(sent[0] == 0);
+        sent[0] += if sent[0] == 0 { 1 } else { frame_bytes as u32 - 54 };
         frame.clear();
         write_frame(&mut frame, &segment, frame_bytes);
         let at = START + index * 1000;
@@ -367,5 +384,4 @@ fn main() {
     for (flows, frame_bytes) in [(1000, 64), (100_000, 64), (1000, 600), (100_000, 600), (1000, 1514)] {
         replay(flows, frame_bytes);
     }
-    let _ = RST;
 }

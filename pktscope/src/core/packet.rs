@@ -145,6 +145,11 @@ impl Packet<'_> {
     pub fn transport(&self) -> Transport {
         self.key.transport()
     }
+
+    /// Whether either end has this port, of a transport with ports; cheaper than the endpoints.
+    pub fn has_port(&self, port: u16) -> bool {
+        has_ports(self.key.transport) && self.key.ports.contains(&port)
+    }
 }
 
 /// A fragment of a datagram.
@@ -215,6 +220,8 @@ pub(crate) enum IpVersion {
     V6,
 }
 
+/// Inlined into the one place that every frame passes; what is in a tunnel goes by [`nested`].
+#[inline(always)]
 fn ip(
     version: IpVersion,
     data: &[u8],
@@ -244,7 +251,7 @@ fn ip(
     Ok(transport(&header, tunnels, layers))
 }
 
-#[inline]
+#[inline(always)]
 fn ipv4(data: &[u8], wire_bytes: u32) -> Result<IpHeader<'_>, Undecoded> {
     let head: &[u8; 20] = data.first_chunk().ok_or(Undecoded::Truncated)?;
     let header_bytes = usize::from(head[0] & 0x0f) * 4;
@@ -274,7 +281,7 @@ fn ipv4(data: &[u8], wire_bytes: u32) -> Result<IpHeader<'_>, Undecoded> {
     })
 }
 
-#[inline]
+#[inline(always)]
 fn ipv6(data: &[u8], wire_bytes: u32) -> Result<IpHeader<'_>, Undecoded> {
     let head: &[u8; 40] = data.first_chunk().ok_or(Undecoded::Truncated)?;
     if head[0] >> 4 != 6 {
@@ -366,7 +373,7 @@ pub(crate) fn without_ports(datagram: &DatagramKey, ip_bytes: u32) -> Packet<'st
     Packet { key, sender, ip_bytes, packets: 1, ..Packet::default() }
 }
 
-#[inline]
+#[inline(always)]
 fn transport<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Decoded<'a> {
     let inside = match header.transport {
         17 if tunnels.vxlan => vxlan(header, tunnels, layers),
@@ -379,7 +386,7 @@ fn transport<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Decode
 }
 
 /// A packet by its own transport header; without ports where that cannot be read.
-#[inline]
+#[inline(always)]
 fn outermost<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     match header.transport {
         6 => tcp(header),
@@ -389,6 +396,7 @@ fn outermost<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     }
 }
 
+#[inline(always)]
 fn packet_of<'a>(header: &IpHeader<'a>, ports: [u16; 2], header_bytes: u32, detail: Detail) -> Packet<'a> {
     let (key, sender) = FlowKey::of(header.transport, (header.source, ports[0]), (header.destination, ports[1]));
     Packet {
@@ -402,7 +410,7 @@ fn packet_of<'a>(header: &IpHeader<'a>, ports: [u16; 2], header_bytes: u32, deta
     }
 }
 
-#[inline]
+#[inline(always)]
 fn tcp<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     let Some(head) = header.body.first_chunk::<20>() else { return cut_short(header) };
     let header_bytes = u32::from(head[12] >> 4) * 4;
@@ -437,7 +445,7 @@ fn window_scale(mut options: &[u8]) -> Option<u8> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn udp<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     let Some(head) = header.body.first_chunk::<8>() else { return cut_short(header) };
     let ports = [u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]])];
@@ -451,6 +459,7 @@ fn udp<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     packet
 }
 
+#[inline(never)]
 fn icmp<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     let Some(&[kind, code]) = header.body.first_chunk::<2>() else { return portless(header) };
     let identifier = header.body.get(4..6).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
@@ -460,6 +469,7 @@ fn icmp<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     Packet { key, sender, ..packet_of(header, [0, 0], 8, Detail::Icmp(kind, code)) }
 }
 
+#[inline(never)]
 fn other<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     match header.body.first_chunk::<4>() {
         Some(head) if has_ports(header.transport) => {
@@ -495,10 +505,17 @@ fn cut_short<'a>(header: &IpHeader<'a>) -> Packet<'a> {
 /// UDP port of VXLAN (RFC 7348).
 const VXLAN_PORT: u16 = 4789;
 
-fn inner<'a>(outer: &IpHeader<'a>, version: IpVersion, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
-    ip(version, outer.body, outer.body_bytes, tunnels, layers.checked_sub(1)?).ok()
+#[inline(never)]
+fn nested(version: IpVersion, data: &[u8], wire_bytes: u32, tunnels: Tunnels, layers: u32) -> Option<Decoded<'_>> {
+    ip(version, data, wire_bytes, tunnels, layers.checked_sub(1)?).ok()
 }
 
+#[inline(never)]
+fn inner<'a>(outer: &IpHeader<'a>, version: IpVersion, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
+    nested(version, outer.body, outer.body_bytes, tunnels, layers)
+}
+
+#[inline(never)]
 fn vxlan<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
     let packet = udp(header);
     if !packet.key.ports.contains(&VXLAN_PORT) {
@@ -509,6 +526,7 @@ fn vxlan<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Option<Dec
     ethernet_inside(frame, packet.payload_bytes.saturating_sub(8), tunnels, layers)
 }
 
+#[inline(never)]
 fn gre<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
     let head: &[u8; 4] = header.body.first_chunk()?;
     // Checksum, key and sequence number are present by flag (RFC 2784, 2.1; RFC 2890, 2); version 0 only.
@@ -526,13 +544,13 @@ fn gre<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Option<Decod
         0x6558 => return ethernet_inside(body, wire_bytes, tunnels, layers),
         _ => return None,
     };
-    ip(version, body, wire_bytes, tunnels, layers.checked_sub(1)?).ok()
+    nested(version, body, wire_bytes, tunnels, layers)
 }
 
 fn ethernet_inside(frame: &[u8], wire_bytes: u32, tunnels: Tunnels, layers: u32) -> Option<Decoded<'_>> {
     let (offset, version) = link::ip_offset(LinkType::Ethernet, frame).ok()?;
     let wire_bytes = wire_bytes.saturating_sub(offset as u32);
-    ip(version, frame.get(offset..)?, wire_bytes, tunnels, layers.checked_sub(1)?).ok()
+    nested(version, frame.get(offset..)?, wire_bytes, tunnels, layers)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{env, os::unix::process::CommandExt, path::PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::{flows, idle, kernel, overhead};
+use super::{flow_tracker, flows, idle, kernel, overhead};
 use crate::{
     build_ebpf::{self, Profile},
     command,
@@ -30,6 +30,8 @@ enum Figure {
     Overhead(overhead::OverheadArguments),
     /// CPU and memory of the agent with nothing to do, and with many open flows
     Idle(idle::IdleArguments),
+    /// Nanoseconds a packet and bytes a flow of the flow tracker, against flowscope 0.1.0; gigabytes a second of a replay
+    Flow,
     /// Hold connections open until standard input closes; a part of `idle`
     #[command(hide = true)]
     HoldFlows(flows::HoldArguments),
@@ -37,8 +39,10 @@ enum Figure {
 
 /// Builds the agent for speed, becomes root, measures.
 pub fn run(arguments: &BenchArguments) -> Result<()> {
-    if let Figure::HoldFlows(arguments) = &arguments.figure {
-        return flows::hold(arguments);
+    match &arguments.figure {
+        Figure::HoldFlows(arguments) => return flows::hold(arguments),
+        Figure::Flow => return flow_tracker::measure(),
+        _ => {}
     }
     let agent = match env::var_os(AGENT) {
         Some(path) => PathBuf::from(path),
@@ -51,7 +55,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         Figure::Kernel(arguments) => kernel::measure(&agent, arguments),
         Figure::Overhead(arguments) => overhead::measure(&agent, arguments),
         Figure::Idle(arguments) => idle::measure(&agent, arguments),
-        Figure::HoldFlows(_) => Ok(()),
+        Figure::HoldFlows(_) | Figure::Flow => Ok(()),
     }
 }
 

@@ -66,7 +66,7 @@ pub struct FlowKey {
 
 impl FlowKey {
     /// The key of a packet and the end that sent it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(transport: u8, source: (AddressWords, u16), destination: (AddressWords, u16)) -> (Self, End) {
         if source <= destination {
             (Self { addrs: [source.0, destination.0], ports: [source.1, destination.1], transport }, End::Low)

@@ -3,6 +3,7 @@
 mod clock;
 mod expiry;
 mod history;
+mod index;
 mod key;
 mod names;
 mod settings;

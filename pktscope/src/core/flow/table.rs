@@ -1,17 +1,17 @@
-//! Where flows live: 160 bytes each in one slab, found by a hash index of four bytes a flow.
+//! Where flows live: 160 bytes each in one slab, and where to find them: 11 bytes each in an index.
 //!
-//! A slab, because the wheel's lists need places that do not move when the index grows. What every packet touches comes
-//! first in an entry and fits two cache lines.
+//! A slab, because the wheels' lists need places that do not move. What every packet touches comes first in an entry:
+//! 128 of its bytes.
 
 use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
-use hashbrown::HashTable;
 
 use super::{
     End, FlowKey, Volume,
     expiry::{Linked, Links, NONE},
     history::History,
+    index::Index,
     tcp::{Connection, EndState, Losses, TcpState},
 };
 
@@ -59,11 +59,12 @@ pub(super) struct Entry<U> {
     pub(super) tcp: TcpState,
     pub(super) payload_bytes: [u64; 2],
     packets: [u32; 2],
+    pub(super) losses: Option<Box<Losses>>,
+    // Few packets come further than here: 128 bytes.
     pub(super) links: Links,
     pub(super) history: History,
     pub(super) started_at: u64,
     pub(super) id: u64,
-    pub(super) losses: Option<Box<Losses>>,
     pub(super) user: U,
 }
 
@@ -168,16 +169,27 @@ impl<U> Entry<U> {
         self.bits = self.bits & !(0x03 << bits::CLASS_SHIFT) | (class as u8) << bits::CLASS_SHIFT;
     }
 
-    pub(super) fn connection(&mut self) -> Connection<'_> {
-        Connection { tcp: &mut self.tcp, ends: &mut self.ends, history: &mut self.history, losses: &mut self.losses }
+    #[inline]
+    pub(super) fn connection(&mut self, now: u64) -> Connection<'_> {
+        Connection {
+            now,
+            started_at: &self.started_at,
+            tcp: &mut self.tcp,
+            ends: &mut self.ends,
+            history: &mut self.history,
+            losses: &mut self.losses,
+        }
     }
 }
+
+/// Flows whose room is reserved at once; beyond, the slab doubles.
+const MOST_RESERVED: usize = 1 << 22;
 
 /// The slab and its index.
 #[derive(Debug)]
 pub(super) struct Table<U> {
     entries: Vec<Entry<U>>,
-    index: HashTable<u32>,
+    index: Index,
     hasher: RandomState,
     /// First free entry; the rest by `links.next`.
     free: u32,
@@ -202,10 +214,12 @@ fn hash_of(hasher: &RandomState, key: &FlowKey) -> u64 {
 }
 
 impl<U: Default> Table<U> {
-    pub(super) fn new(seed: u64) -> Self {
+    /// An empty table for `max_flows`. Their room is reserved at once: memory is used only as flows come, and none has
+    /// to move.
+    pub(super) fn new(seed: u64, max_flows: usize) -> Self {
         Self {
-            entries: Vec::new(),
-            index: HashTable::new(),
+            entries: Vec::with_capacity(max_flows.min(MOST_RESERVED)),
+            index: Index::new(max_flows),
             hasher: RandomState::with_seeds(seed, seed.rotate_left(17), !seed, seed.rotate_left(41)),
             free: NONE,
             len: 0,
@@ -238,20 +252,26 @@ impl<U: Default> Table<U> {
     /// The flow of a key.
     #[inline]
     pub(super) fn find(&self, hash: u64, key: &FlowKey) -> Option<u32> {
-        self.index.find(hash, |index| self.entries[*index as usize].is(key)).copied()
+        self.index.find(hash, |index| self.entries[index as usize].is(key))
+    }
+
+    /// Loads where a look-up of a hash begins.
+    #[inline]
+    pub(super) fn touch_index(&self, hash: u64) -> u64 {
+        self.index.touch(hash)
     }
 
     /// Where the flow of a hash most likely is, without a look at it.
     #[inline]
     pub(super) fn guess(&self, hash: u64) -> u32 {
-        self.index.find(hash, |_| true).copied().unwrap_or(NONE)
+        self.index.find(hash, |_| true).unwrap_or(NONE)
     }
 
     /// Loads what the next packet of an entry will touch.
     #[inline]
     pub(super) fn touch(&self, index: u32) -> u64 {
         match self.entries.get(index as usize) {
-            Some(entry) => entry.last_seen ^ entry.payload_bytes[1] ^ entry.addrs[0][0],
+            Some(entry) => entry.addrs[0][1] ^ entry.ip_bytes[1] ^ u64::from(entry.packets[1]),
             None => 0,
         }
     }
@@ -261,8 +281,7 @@ impl<U: Default> Table<U> {
         let index = self.allocate();
         let entry = &mut self.entries[index as usize];
         (entry.addrs, entry.ports, entry.transport, entry.bits) = (key.addrs, key.ports, key.transport, bits::LIVE);
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        self.index.insert_unique(hash, index, |index| hash_of(hasher, &entries[*index as usize].key()));
+        self.index.insert(hash, index);
         self.len += 1;
         index
     }
@@ -280,9 +299,7 @@ impl<U: Default> Table<U> {
     /// Forgets a flow that is in no list.
     pub(super) fn remove(&mut self, index: u32) {
         let hash = self.hash(&self.entries[index as usize].key());
-        if let Ok(slot) = self.index.find_entry(hash, |other| *other == index) {
-            slot.remove();
-        }
+        self.index.remove(hash, index);
         self.entries[index as usize] = Entry::default();
         self.links(index).next = self.free;
         self.free = index;

@@ -106,6 +106,9 @@ pub(super) struct Losses {
 
 /// A view on one connection's parts, wherever the table keeps them.
 pub(super) struct Connection<'a> {
+    /// The segment's time and the first packet's, in nanoseconds.
+    pub(super) now: u64,
+    pub(super) started_at: &'a u64,
     pub(super) tcp: &'a mut TcpState,
     pub(super) ends: &'a mut [EndState; 2],
     pub(super) history: &'a mut History,
@@ -229,14 +232,9 @@ pub(super) fn conn_state(ends: [EndState; 2], has_payload: bool) -> ConnState {
 }
 
 impl Connection<'_> {
-    /// Takes a segment of `side` with `payload` bytes, `elapsed` after the flow's first packet.
-    pub(super) fn segment(
-        &mut self,
-        side: usize,
-        header: &TcpHeader,
-        payload: u32,
-        elapsed: Duration,
-    ) -> Option<TcpEvent> {
+    /// Takes a segment of `side` with `payload` bytes.
+    #[inline]
+    pub(super) fn segment(&mut self, side: usize, header: &TcpHeader, payload: u32) -> Option<TcpEvent> {
         let was_half_open = self.tcp.is_half_open(*self.ends);
         if header.has(TcpHeader::RST) {
             return Some(self.reset(side, header, payload));
@@ -251,7 +249,7 @@ impl Connection<'_> {
         self.sequence(side, header, payload);
         self.advance(side, header);
         if was_half_open && side == 0 && !header.has(TcpHeader::SYN) {
-            self.measure(elapsed);
+            self.measure();
         }
         self.event(side, header, was_half_open)
     }
@@ -337,6 +335,7 @@ impl Connection<'_> {
     }
 
     /// What `side` acknowledges of the other side's bytes.
+    #[inline]
     fn acknowledge(&mut self, side: usize, header: &TcpHeader) {
         let ack = header.acknowledgement;
         if self.tcp.window[side] != 0 && header.window == 0 && !header.has(TcpHeader::SYN) {
@@ -397,6 +396,7 @@ impl Connection<'_> {
     }
 
     /// Places the segment in its side's sequence space.
+    #[inline]
     fn sequence(&mut self, side: usize, header: &TcpHeader, payload: u32) {
         let control = u32::from(header.has(TcpHeader::SYN)) + u32::from(header.has(TcpHeader::FIN));
         let start = header.sequence;
@@ -501,8 +501,9 @@ impl Connection<'_> {
         (0..=i32::from(u16::MAX)).contains(&offset)
     }
 
-    fn measure(&mut self, elapsed: Duration) {
+    fn measure(&mut self) {
         if self.tcp.rtt == 0 {
+            let elapsed = Duration::from_nanos(self.now.saturating_sub(*self.started_at));
             let micros = u32::try_from(elapsed.as_micros()).unwrap_or(RTT_UNKNOWABLE);
             self.tcp.rtt = micros.max(1);
         }

@@ -101,7 +101,7 @@ impl<U: Default> Tracker<U> {
     pub fn new(settings: FlowSettings, first_id: FlowId) -> Self {
         Self {
             timeouts: Timeouts::new(&settings),
-            table: Table::new(settings.hash_seed),
+            table: Table::new(settings.hash_seed, settings.max_flows),
             confirmed: Wheel::new(),
             unconfirmed: Wheel::new(),
             clock: Clock::default(),
@@ -160,13 +160,14 @@ impl<U: Default> Tracker<U> {
         for batch in packets.chunks(BATCH) {
             let mut hashes = [0; BATCH];
             let mut places = [NONE; BATCH];
+            let mut touched = 0;
             for (hash, (_, packet)) in hashes.iter_mut().zip(batch) {
                 *hash = self.table.hash(&packet.key);
+                touched ^= self.table.touch_index(*hash);
             }
             for (place, hash) in places.iter_mut().zip(&hashes[..batch.len()]) {
                 *place = self.table.guess(*hash);
             }
-            let mut touched = 0;
             for place in &places[..batch.len()] {
                 touched ^= self.table.touch(*place);
             }
@@ -348,7 +349,7 @@ impl<U: Default> Tracker<U> {
             }
             Detail::Tcp(header) => {
                 if is_flipped {
-                    entry.connection().flip();
+                    entry.connection(now).flip();
                 }
                 if header.has(TcpHeader::SYN) {
                     entry.set_class(Class::HalfOpen);
@@ -373,10 +374,7 @@ impl<U: Default> Tracker<U> {
         entry.last_seen = now;
         entry.set(bits::CHANGED, true);
         let event = match &packet.detail {
-            Detail::Tcp(header) => {
-                let elapsed = Duration::from_nanos(now.saturating_sub(entry.started_at));
-                entry.connection().segment(side, header, packet.payload_bytes, elapsed)
-            }
+            Detail::Tcp(header) => entry.connection(now).segment(side, header, packet.payload_bytes),
             _ => None,
         };
         if !packet.payload.is_empty() {
@@ -524,7 +522,7 @@ impl<U: Default> Tracker<U> {
             last_seen: offset.shown(entry.last_seen),
             ended: ended.map(|(at, reason)| (offset.shown(at), reason)),
             ownership: Ownership::Capture,
-            tcp: (key.transport() == Transport::TCP).then(|| entry.connection().summary(has_payload)),
+            tcp: (key.transport() == Transport::TCP).then(|| entry.connection(at).summary(has_payload)),
         };
         observer.change(action, offset.shown(at), snapshot, &mut entry.user);
     }

@@ -41,7 +41,7 @@ impl Observer<FlowNotes> for Captured {
     }
 
     fn payload(&mut self, flow: FlowId, _side: Side, packet: &Packet<'_>, at: BootTime, notes: &mut FlowNotes) {
-        let is_dns = DNS_PORTS.contains(&packet.source().port) || DNS_PORTS.contains(&packet.destination().port);
+        let is_dns = DNS_PORTS.iter().any(|port| packet.has_port(*port));
         if !is_dns && MAX_INSPECTED <= notes.inspected {
             return;
         }
