@@ -131,7 +131,7 @@ fn slots_for(count: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, hash_map::Entry};
 
     use proptest::prelude::*;
 
@@ -148,8 +148,8 @@ mod tests {
                     if let Some(hash) = map.remove(&place) {
                         index.remove(hash, place);
                     }
-                } else if !map.contains_key(&place) {
-                    map.insert(place, hash);
+                } else if let Entry::Vacant(vacant) = map.entry(place) {
+                    vacant.insert(hash);
                     index.insert(hash, place);
                 }
                 prop_assert_eq!(index.len, map.len());
