@@ -45,8 +45,8 @@ pub struct Running {
     pub key: ProcessKey,
     /// Its parent, where it has one.
     pub parent: Option<ProcessKey>,
-    /// Effective user.
-    pub uid: u32,
+    /// Effective user, where it could be read.
+    pub uid: Option<u32>,
     /// The kernel's name for it.
     pub comm: Arc<str>,
     /// Absolute path of the image; empty where it could not be read.

@@ -244,7 +244,7 @@ impl Looker {
             key: question.key,
             image: question.image,
             executable: found.path,
-            file: found.file.as_ref().map(|file| file.stamp.id),
+            file: found.file.as_ref().map(|file| question.file.unwrap_or(file.stamp.id)),
             command_line: command_line(&arguments),
             script: script.as_ref().map(|script| Arc::new(script.facts())),
             missing: found.missing.as_deref().map(Arc::from),

@@ -105,20 +105,22 @@ impl OpenFile {
 
     /// Whether it is the file that the kernel told of.
     pub fn compare(&self, wanted: FileId) -> Match {
-        match self.stamp.id == wanted {
-            true => Match::Same,
-            false if self.has_other_numbers() => Match::NotComparable,
-            false => Match::Different,
+        if self.stamp.id == wanted {
+            return Match::Same;
+        }
+        let is_same_inode = self.stamp.id.inode == wanted.inode;
+        match self.file_system() {
+            // Each subvolume shows a device number of its own; inode numbers are the kernel's.
+            Some(BTRFS | BCACHEFS) if is_same_inode => Match::Same,
+            Some(OVERLAYFS) if is_same_inode => Match::Same,
+            Some(OVERLAYFS) => Match::NotComparable,
+            _ => Match::Different,
         }
     }
 
     /// Whether it lies on an overlay, as the files of containers do.
     pub fn is_on_overlay(&self) -> bool {
         self.file_system() == Some(OVERLAYFS)
-    }
-
-    fn has_other_numbers(&self) -> bool {
-        matches!(self.file_system(), Some(BTRFS | OVERLAYFS | BCACHEFS))
     }
 
     fn file_system(&self) -> Option<u64> {

@@ -55,7 +55,7 @@ pub fn find(question: &ProcessLookup, around: &Surroundings<'_>, seen: &mut Seen
         None => ended(question, around, seen, "the process ended before it could be looked at", now),
     };
     if let Some(file) = &found.file {
-        seen.remember(file, now.boot);
+        seen.remember(question.file.unwrap_or(file.stamp.id), file, now.boot);
     }
     found
 }

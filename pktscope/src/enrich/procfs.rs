@@ -171,7 +171,7 @@ impl ProcessFolder {
         Running {
             key: self.key,
             parent,
-            uid: self.uid().unwrap_or(0),
+            uid: self.uid(),
             comm: self.comm(),
             executable: image.as_ref().map_or_else(|_| "".into(), link),
             file: image.as_ref().ok().map(|image| image.stamp.id),

@@ -23,7 +23,7 @@ const HOLD: Duration = Duration::from_secs(5);
 /// See the module.
 pub struct SeenFiles {
     paths: LruCache<FileId, Arc<str>>,
-    held: VecDeque<(BootTime, OpenFile)>,
+    held: VecDeque<(BootTime, FileId, OpenFile)>,
 }
 
 impl Default for SeenFiles {
@@ -33,11 +33,11 @@ impl Default for SeenFiles {
 }
 
 impl SeenFiles {
-    /// Remembers a file; one that is new is held open for a moment.
-    pub fn remember(&mut self, file: &OpenFile, now: BootTime) {
-        let is_new = self.paths.put(file.stamp.id, file.path.clone()).is_none();
+    /// Remembers a file by the numbers that the kernel has for it; one that is new is held open for a moment.
+    pub fn remember(&mut self, id: FileId, file: &OpenFile, now: BootTime) {
+        let is_new = self.paths.put(id, file.path.clone()).is_none();
         if let Some(again) = is_new.then(|| file.open_again().ok()).flatten() {
-            self.held.push_back((now, again));
+            self.held.push_back((now, id, again));
             self.held.drain(..self.held.len().saturating_sub(MAX_HELD));
         }
     }
@@ -49,12 +49,12 @@ impl SeenFiles {
 
     /// A file that is still held open.
     pub fn open_again(&self, file: FileId) -> Option<OpenFile> {
-        self.held.iter().find(|(_, held)| held.stamp.id == file)?.1.open_again().ok()
+        self.held.iter().find(|(_, id, _)| *id == file)?.2.open_again().ok()
     }
 
     /// Lets go of files that were held long enough.
     pub fn release(&mut self, now: BootTime) {
-        while self.held.front().is_some_and(|(since, _)| HOLD <= now.since(*since)) {
+        while self.held.front().is_some_and(|(since, ..)| HOLD <= now.since(*since)) {
             self.held.pop_front();
         }
     }
@@ -82,8 +82,8 @@ mod tests {
             let name = format!("file-{n}");
             fs::write(folder.path().join(&name), "x").unwrap();
             let file = OpenFile::open_in_folder(&root, &name).unwrap();
-            seen.remember(&file, BootTime(0));
-            seen.remember(&file, BootTime(0));
+            seen.remember(file.stamp.id, &file, BootTime(0));
+            seen.remember(file.stamp.id, &file, BootTime(0));
             first.get_or_insert(file.stamp.id);
         }
         assert_eq!(seen.held.len(), MAX_HELD);

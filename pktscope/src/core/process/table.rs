@@ -124,7 +124,7 @@ impl ProcessTable {
         let comm = self.strings.share(&running.comm);
         let entry = self.admit(running.key, now, effects);
         entry.parent = entry.parent.or(running.parent);
-        entry.uid = entry.uid.or(Some(running.uid));
+        entry.uid = entry.uid.or(running.uid);
         if entry.image.number == 0 {
             entry.comm = comm;
             entry.image = Arc::new(image);
