@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    host,
+    host, restore,
     status::{self, text_of},
     turn::Turns,
 };
@@ -27,7 +27,7 @@ impl Turns {
             Request::Snapshot => Ok(host::snapshot(&status::report(self, now), now)),
             Request::Mark(mark) => self.mark(&mark, now),
             Request::Record { verdicts } => {
-                verdicts.into_iter().for_each(|verdict| self.outputs.record(disposition(verdict), now));
+                self.outputs.record(verdicts.into_iter().map(disposition).collect(), Vec::new(), now)?;
                 Ok(Value::Null)
             }
             Request::BaselineStatus { program } => self.baseline_status(program.as_deref()),
@@ -58,7 +58,8 @@ impl Turns {
         let alert = alert.ok_or_else(|| format!("there is no alert {}", mark.alert_id))?;
         let row = DispositionRow::on_alert(&alert, &mark.verdict, &mark.analyst, &mark.note, now.wall);
         let is_learned_from = self.pipeline.detection().close_alert(mark.alert_id, closing, now);
-        self.outputs.record(row, now);
+        let state = restore::changes(&mut self.pipeline);
+        self.outputs.record(vec![row], state, now)?;
         Ok(json!({ "is_learned_from": is_learned_from }))
     }
 

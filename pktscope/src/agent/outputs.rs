@@ -44,11 +44,16 @@ impl Outputs {
         }
     }
 
-    /// Stores a verdict.
-    pub(super) fn record(&mut self, disposition: DispositionRow, now: Moment) {
-        if let Some((_, handle)) = &self.store {
-            handle.push(Batch { effects: &[], state: Vec::new(), dispositions: vec![disposition], now });
-        }
+    /// Stores verdicts and what they changed; returns when both are written, or why they are not yet.
+    pub(super) fn record(
+        &mut self,
+        dispositions: Vec<DispositionRow>,
+        state: Vec<StateRow>,
+        now: Moment,
+    ) -> Result<(), String> {
+        let Some((_, handle)) = &self.store else { return Ok(()) };
+        handle.push(Batch { effects: &[], state, dispositions, now });
+        handle.flush()
     }
 
     fn write_event(&mut self, effect: &Effect, now: Moment) {

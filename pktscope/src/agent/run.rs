@@ -178,6 +178,7 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
     let identity = Identity { started_at: now.wall, state_dir: config.agent.state_dir.display().to_string() };
     let mut turns = Turns::new(Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity });
     turns.take_running(procfs::Proc::new().running().into_iter().map(Event::Running), now);
+    turns.open_ledger(now);
     Ok(turns)
 }
 

@@ -27,7 +27,6 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// The first ledger reading, which only sets where totals begin, is due at once.
     pub(super) fn new(poll: Duration, sweep: Duration, ledger: Duration, now: BootTime) -> Self {
         Self {
             poll,
@@ -36,7 +35,7 @@ impl Schedule {
             is_busy: false,
             next_sweep: now.plus(sweep),
             next_tick: now,
-            next_ledger: now,
+            next_ledger: now.plus(ledger),
             next_save: now,
         }
     }
@@ -107,7 +106,7 @@ mod tests {
         let mut schedule = schedule();
         let closes: Vec<u64> =
             (0..31_000).step_by(50).filter(|&millis| schedule.is_ledger_due(at(millis + 7))).collect();
-        assert_eq!(closes, [0, 10_000, 20_000, 30_000]);
+        assert_eq!(closes, [10_000, 20_000, 30_000]);
     }
 
     #[test]

@@ -89,6 +89,11 @@ impl Turns {
         self.step_events(now);
     }
 
+    /// Notes where the ledger's totals begin: before anybody is told that the agent is ready.
+    pub(super) fn open_ledger(&mut self, now: Moment) {
+        self.close_ledger(now);
+    }
+
     /// Takes turns until told to stop, then reports what is open.
     pub(super) fn run(mut self, commands: &Receiver<Command>) -> Outputs {
         loop {

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
+    effect::Ledger,
     flow::{ClientHello, Direction, DomainSource, Endpoint, FlowChange, Geo, Method, Transport, UnknownReason, Volume},
     process::{FileId, ImageHash, Package, Process, ProcessKey, Script},
     time::BootTime,
@@ -32,6 +33,10 @@ pub enum Event {
     Answer(Answer),
     /// A flow of a recording, already complete.
     Recorded(FlowChange),
+    /// A DNS answer of a recording: its question is not there, and names stand in the flows.
+    RecordedDns(DnsMessage),
+    /// A closed interval of a recording's ledger.
+    RecordedLedger(Ledger),
     /// A sweep of all sockets is complete: sockets it did not report are gone.
     SweepDone(BootTime),
     /// Bytes that no socket of ours explains, or the interfaces' own counters: input of the ledger.
@@ -373,8 +378,8 @@ pub struct ProcessFacts {
 pub struct InterfaceReading {
     /// Interface index in the agent's network namespace.
     pub index: u32,
-    /// Whether it counts what goes on the wire after segmentation (hardware), or super-packets once (software devices).
-    pub has_wire_segments: bool,
+    /// Sent, received: whether it counts what goes on the wire after segmentation, or super-packets once.
+    pub has_wire_segments: [bool; 2],
     /// Sent and received just before the sockets were swept.
     pub before: [u64; 2],
     /// Sent and received just after.
@@ -387,7 +392,7 @@ pub struct StackedInterface {
     /// Interface index in the agent's network namespace.
     pub index: u32,
     /// As of the interface below.
-    pub has_wire_segments: bool,
+    pub has_wire_segments: [bool; 2],
 }
 
 /// Readings for the ledger, taken at the close of an interval.

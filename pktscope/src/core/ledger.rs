@@ -193,8 +193,8 @@ impl LedgerBook {
     }
 
     fn tallied(&self, reading: &LedgerReading, way: usize, class: LedgerClass) -> u64 {
-        let counted = |(index, has_wire_segments): (u32, bool)| {
-            self.tallies.get(&(index, class)).map_or(0, |tally| tally.as_counted(way, has_wire_segments))
+        let counted = |(index, has_wire_segments): (u32, [bool; 2])| {
+            self.tallies.get(&(index, class)).map_or(0, |tally| tally.as_counted(way, has_wire_segments[way]))
         };
         let below = reading.interfaces.iter().map(|one| (one.index, one.has_wire_segments));
         let above = reading.stacked.iter().map(|one| (one.index, one.has_wire_segments));
@@ -248,7 +248,7 @@ mod tests {
             at: BootTime(at),
             interfaces: vec![InterfaceReading {
                 index: ETH,
-                has_wire_segments: true,
+                has_wire_segments: [true; 2],
                 before: [before, 0],
                 after: [after, 0],
             }],
@@ -332,7 +332,7 @@ mod tests {
         let growth = Growth { wire_bytes: [1_104, 0], segment_header_bytes: [104, 0] };
         book.grow(ETH, LedgerClass::Attributed, &growth);
         let mut closing = reading(10, 2_000, 2_000);
-        closing.interfaces[0].has_wire_segments = false;
+        closing.interfaces[0].has_wire_segments = [false; 2];
         let ledger = book.close(&closing).expect("second close");
         assert_eq!((ledger.tx.attributed_bytes, ledger.tx.unknown_bytes), (1_000, 0));
     }
@@ -342,7 +342,7 @@ mod tests {
         let mut book = opened();
         book.grow(7, LedgerClass::Attributed, &sent(120));
         let mut closing = reading(10, 1_120, 1_120);
-        closing.stacked.push(crate::core::event::StackedInterface { index: 7, has_wire_segments: true });
+        closing.stacked.push(crate::core::event::StackedInterface { index: 7, has_wire_segments: [true; 2] });
         let ledger = book.close(&closing).expect("second close");
         assert_eq!((ledger.tx.attributed_bytes, ledger.tx.unknown_bytes), (120, 0));
     }

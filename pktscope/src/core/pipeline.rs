@@ -142,6 +142,11 @@ impl Pipeline {
                 self.detect(DetectionInput::Flow(&change), now, effects);
                 effects.push(Effect::Flow(change));
             }
+            Event::RecordedDns(message) => self.tell_dns(message, now, effects),
+            Event::RecordedLedger(ledger) => {
+                self.detect(DetectionInput::Ledger(&ledger), now, effects);
+                effects.push(Effect::Ledger(Arc::new(ledger)));
+            }
             Event::SweepDone(at) => {
                 self.sockets.sweep_done(at, &mut self.changes);
                 self.complete_changes(now, effects);
@@ -149,6 +154,7 @@ impl Pipeline {
             Event::Ledger(reading) => {
                 let closed = self.ledger.close(&reading);
                 if let Some(ledger) = closed.map(Arc::new) {
+                    self.detect(DetectionInput::Ledger(&ledger), now, effects);
                     effects.push(Effect::Ledger(ledger));
                 }
             }
@@ -241,10 +247,13 @@ impl Pipeline {
         if !message.is_response || outcome == DnsOutcome::Served {
             return;
         }
+        self.tell_dns(message, now, effects);
+    }
+
+    /// An answer nobody asked for names nothing, but it is on the wire: it is told and judged like any other.
+    fn tell_dns(&mut self, message: DnsMessage, now: Moment, effects: &mut Vec<Effect>) {
         let message = Arc::new(message);
-        if outcome != DnsOutcome::Unasked {
-            self.detect(DetectionInput::Dns(&message), now, effects);
-        }
+        self.detect(DetectionInput::Dns(&message), now, effects);
         effects.push(Effect::Dns(message));
     }
 

@@ -1,9 +1,10 @@
 //! A recording, the NDJSON that `run --events` wrote, read back as events in the recording's own time.
 //!
-//! In: lines in ECS names. Out: [`Event::Recorded`] for each flow line, [`Event::Dns`] for each DNS line, with the moment
-//! of the line. Lines of other data sets are what the live run concluded from the same events: counted, not replayed.
+//! In: lines in ECS names. Out: [`Event::Recorded`] for each flow line, [`Event::RecordedDns`] for each DNS line,
+//! [`Event::RecordedLedger`] for each ledger line, with the moment of the line. Lines of other data sets are what the live run concluded from the same events: counted, not replayed.
 //! A torn or foreign line is counted and skipped, never an error: the agent may have been killed while writing.
 
+mod ledger;
 mod line;
 mod stamp;
 
@@ -38,7 +39,9 @@ pub struct RecordingStats {
     pub flows: u64,
     /// DNS events.
     pub dns: u64,
-    /// Lines of other data sets: alerts, processes, ledgers.
+    /// Ledger events.
+    pub ledgers: u64,
+    /// Lines of other data sets: alerts, processes.
     pub other: u64,
     /// Lines that are not JSON: torn by a crash, or no recording at all.
     pub torn: u64,
@@ -146,6 +149,10 @@ impl<R: BufRead> Recording<R> {
         let dataset = line.event.as_ref().and_then(|event| event.dataset.as_deref());
         let (counter, event) = match dataset {
             Some("pktscope.flow") => (&mut self.stats.flows, line.flow_change(&mut self.interned).map(recorded_flow)),
+            Some("pktscope.ledger") => {
+                let read = ledger::parse(text).map(|(at, event)| Recorded { at, event });
+                (&mut self.stats.ledgers, read)
+            }
             Some("pktscope.dns") => (&mut self.stats.dns, line.dns_message(&mut self.interned).map(recorded_dns)),
             _ => {
                 self.stats.other += 1;
@@ -171,7 +178,7 @@ fn recorded_flow((at, change): (Moment, FlowChange)) -> Recorded {
 }
 
 fn recorded_dns((at, message): (Moment, DnsMessage)) -> Recorded {
-    Recorded { at, event: Event::Dns(message) }
+    Recorded { at, event: Event::RecordedDns(message) }
 }
 
 impl Interned {

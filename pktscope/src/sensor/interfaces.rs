@@ -13,6 +13,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::offload;
 use crate::core::event::{InterfaceReading, StackedInterface};
 
 /// Bytes of an Ethernet header (include/uapi/linux/if_ether.h, ETH_HLEN); what devices count on top of IP.
@@ -49,7 +50,7 @@ pub struct Device {
     /// What it stands on.
     pub role: Role,
     /// Whether its counters are of wire segments (see [`InterfaceReading::has_wire_segments`]).
-    pub has_wire_segments: bool,
+    pub has_wire_segments: [bool; 2],
     /// IP-layer bytes sent and received since it came up.
     pub bytes: [u64; 2],
 }
@@ -120,7 +121,7 @@ fn take_datagram(mut bytes: &[u8], links: &mut Vec<LinkMessage>) -> Result<bool,
 
 fn into_devices(links: &[LinkMessage]) -> Vec<Device> {
     let mut devices: Vec<Device> = links.iter().map(to_device).collect();
-    let below: BTreeMap<u32, bool> = devices
+    let below: BTreeMap<u32, [bool; 2]> = devices
         .iter()
         .filter(|device| device.role == Role::Wire)
         .map(|device| (device.index, device.has_wire_segments))
@@ -130,14 +131,14 @@ fn into_devices(links: &[LinkMessage]) -> Vec<Device> {
         if let Role::Stacked { below: named } = device.role {
             let lower = named.filter(|index| below.contains_key(index)).or_else(|| ports.get(&device.index).copied());
             device.role = lower.map_or(Role::Aside, |index| Role::Stacked { below: Some(index) });
-            device.has_wire_segments = lower.and_then(|index| below.get(&index).copied()).unwrap_or(false);
+            device.has_wire_segments = lower.and_then(|index| below.get(&index).copied()).unwrap_or_default();
         }
     }
     devices
 }
 
 /// For each bridge, bond or team: one of its ports that is a wire.
-fn wire_ports(links: &[LinkMessage], wires: &BTreeMap<u32, bool>) -> BTreeMap<u32, u32> {
+fn wire_ports(links: &[LinkMessage], wires: &BTreeMap<u32, [bool; 2]>) -> BTreeMap<u32, u32> {
     let port = |link: &LinkMessage| {
         let controller = controller(link)?;
         wires.contains_key(&link.header.index).then_some((controller, link.header.index))
@@ -158,15 +159,27 @@ fn to_device(link: &LinkMessage) -> Device {
         }
         _ => Role::Aside,
     };
+    let name = attribute(link, |it| if let LinkAttribute::IfName(name) = it { Some(name.clone()) } else { None });
+    let name = name.unwrap_or_default();
     Device {
         index: link.header.index,
-        name: attribute(link, |it| if let LinkAttribute::IfName(name) = it { Some(name.clone()) } else { None })
-            .unwrap_or_default(),
+        has_wire_segments: counts_wire_segments(link, &name),
+        name,
         mtu: attribute(link, |it| if let LinkAttribute::Mtu(mtu) = it { Some(*mtu) } else { None }).unwrap_or(0),
         role,
-        has_wire_segments: kind.is_none() && !is_virtio(link),
         bytes: ip_bytes(link),
     }
+}
+
+/// Sent, received: hardware counts what is on the wire. A software device, and virtio-net, counts what it is handed: to
+/// send, super-packets where TCP segmentation is offloaded to it, else segments (net/core/dev.c, `validate_xmit_skb`);
+/// received, what the other end sent, unless it coalesces after counting (drivers/net/veth.c, `veth_poll`).
+fn counts_wire_segments(link: &LinkMessage, name: &str) -> [bool; 2] {
+    if kind(link).is_none() && !is_virtio(link) {
+        return [true; 2];
+    }
+    let is_on = |feature| offload::is_on(name, feature);
+    [!is_on(offload::Feature::Tso), is_on(offload::Feature::Gro)]
 }
 
 /// Counted bytes less the link-layer header of each packet.

@@ -11,6 +11,7 @@ pub mod interfaces;
 mod linger;
 mod load;
 mod mtu;
+mod offload;
 mod peers;
 mod ring;
 mod session;

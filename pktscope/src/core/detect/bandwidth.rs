@@ -3,17 +3,14 @@
 //! - **Sign**: bytes sent in a second above the bound, several seconds in a row. Only what is sent counts: a download at
 //!   line rate is somebody else's upload.
 //! - **Data needed**: none learned. Bytes reported for a stretch of time are spread evenly over it.
-//! - **Blind spots**: bursts shorter than a flow's reports, once spread over them; the interface's own counters see
-//!   those.
+//! - **Blind spots**: bursts shorter than a flow's reports and than an interval of the ledger, once spread over them.
 //! - **Benign causes**: backups and image pushes on a fast link: set the bound to what the link is for.
 //! - **Reference**: netwatch-sdk's bandwidth alert.
 
-use std::{collections::VecDeque, sync::Arc};
-
-use ahash::AHashMap;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
-    DetectionSettings, Detector, Finding, InterfaceSight, Sight, Verdict,
+    DetectionSettings, Detector, Finding, LedgerSight, Sight, Verdict,
     finding::{bytes_words, destination_words, program_words},
     sight::Actor,
 };
@@ -29,8 +26,6 @@ const KEPT_SECONDS: u32 = 256;
 const NAMED_BYTES: u64 = 1_000_000;
 /// Senders named for each second.
 const MAX_SENDERS: usize = 16;
-/// Interfaces followed.
-const MAX_INTERFACES: usize = 256;
 /// Seconds that a report of a program explains its interface's counters.
 const EXPLAINED_SECONDS: u64 = 60;
 
@@ -42,19 +37,12 @@ struct Second {
     senders: Vec<(Actor, u64, Arc<Flow>)>,
 }
 
-/// An interface's counter, and how long it has been above the bound.
-#[derive(Clone, Copy, Debug)]
-struct Interface {
-    at: Steady,
-    sent_bytes: u64,
-    above: u32,
-}
-
 /// Decides `bandwidth`.
 #[derive(Debug, Default)]
 pub struct Bandwidth {
     seconds: VecDeque<Second>,
-    interfaces: AHashMap<Arc<str>, Interface>,
+    /// How long the interfaces have sent above the bound.
+    above: Duration,
     last_named: Option<Steady>,
     reported: u32,
 }
@@ -82,25 +70,18 @@ impl Detector for Bandwidth {
             .map_or(Verdict::NeedMoreData, |finding| Verdict::Suspicious(Box::new(finding)))
     }
 
-    fn see_interface(&mut self, sight: &InterfaceSight<'_>, settings: &DetectionSettings) -> Verdict {
+    /// The interfaces' own counters see what the flows' reports, spread over a minute, do not.
+    fn see_ledger(&mut self, sight: &LedgerSight<'_>, normal: &Baseline, settings: &DetectionSettings) -> Verdict {
         let bounds = settings.bandwidth;
-        if self.interfaces.len() >= MAX_INTERFACES && !self.interfaces.contains_key(sight.name) {
-            return Verdict::Normal;
-        }
-        let fresh = Interface { at: sight.now, sent_bytes: sight.sent_bytes, above: 0 };
-        let known = self.interfaces.entry(sight.name.into()).or_insert(fresh);
-        let elapsed = sight.now.since(known.at).as_secs_f64();
-        if elapsed < 0.5 {
-            return Verdict::NeedMoreData;
-        }
-        let rate = rate(sight.sent_bytes.saturating_sub(known.sent_bytes), elapsed);
-        let above = if rate > bounds.bytes_per_second { known.above + 1 } else { 0 };
-        *known = Interface { above, ..fresh };
+        let elapsed = sight.ledger.ended_at.since(sight.ledger.started_at);
+        let sent = rate(sight.ledger.tx.interface_bytes, elapsed.as_secs_f64().max(1e-3));
+        let is_above = sent > bounds.bytes_per_second;
+        self.above = if is_above { self.above + elapsed } else { Duration::ZERO };
         let is_explained = self.last_named.is_some_and(|at| sight.now.since(at).as_secs() < EXPLAINED_SECONDS);
-        if above < bounds.seconds || is_explained {
+        if self.above < Duration::from_secs(bounds.seconds.into()) || is_explained || normal.learning.is_learning() {
             return Verdict::Normal;
         }
-        Verdict::Suspicious(Box::new(interface_finding(sight, rate, bounds.bytes_per_second)))
+        Verdict::Suspicious(Box::new(host_finding(sight, sent, bounds.bytes_per_second)))
     }
 }
 
@@ -204,14 +185,13 @@ impl Second {
     }
 }
 
-fn interface_finding(sight: &InterfaceSight<'_>, rate: u64, bound: u64) -> Finding {
-    let message =
-        format!("{} sends {} a second, above its bound of {}", sight.name, bytes_words(rate), bytes_words(bound));
+fn host_finding(sight: &LedgerSight<'_>, rate: u64, bound: u64) -> Finding {
+    let message = format!(
+        "this host's interfaces send {} a second, above the bound of {}",
+        bytes_words(rate),
+        bytes_words(bound)
+    );
     let found =
-        Finding { subject: sight.name.to_owned(), ..Finding::new(RuleId::Bandwidth, Severity::Warning, sight.now) };
-    found
-        .say(message)
-        .text("interface", sight.name)
-        .number("bytes_per_second", rate)
-        .number("bound_bytes_per_second", bound)
+        Finding { subject: "interfaces".to_owned(), ..Finding::new(RuleId::Bandwidth, Severity::Warning, sight.now) };
+    found.say(message).number("bytes_per_second", rate).number("bound_bytes_per_second", bound)
 }

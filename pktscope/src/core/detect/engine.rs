@@ -7,7 +7,7 @@ use super::{
     flows::Flows,
     programs::Programs,
     registry,
-    sight::{Actor, DnsSight, InterfaceSight},
+    sight::{Actor, DnsSight, LedgerSight},
 };
 use crate::core::{
     alert::{
@@ -17,6 +17,7 @@ use crate::core::{
         suppression::{Subject, Suppressions},
     },
     baseline::{Baseline, Location, ProgramId, Steady, SteadyClock, learn::Learning, profile::HOST, rows::ProgramRow},
+    effect::Ledger,
     event::DnsMessage,
     flow::FlowChange,
     process::Process,
@@ -35,8 +36,8 @@ pub enum DetectionInput<'a> {
     Dns(&'a DnsMessage),
     /// More is known of a process.
     Process(&'a Arc<Process>),
-    /// An interface's name and the bytes it has sent since it came up.
-    Interface(&'a str, u64),
+    /// A closed interval of the ledger.
+    Ledger(&'a Ledger),
 }
 
 /// What became of a finding.
@@ -158,9 +159,11 @@ impl Detection {
             DetectionInput::Flow(change) => self.see_flow(change, at, now, &mut alerts),
             DetectionInput::Dns(message) => self.see_dns(message, at, now, &mut alerts),
             DetectionInput::Process(process) => self.see_process(process, at, now, &mut alerts),
-            DetectionInput::Interface(name, sent_bytes) => {
-                let sight = InterfaceSight { name, sent_bytes, now: at };
-                self.ask(now, &mut alerts, |detector, _, settings| detector.see_interface(&sight, settings));
+            DetectionInput::Ledger(ledger) => {
+                let sight = LedgerSight { ledger, now: at };
+                self.ask(now, &mut alerts, |detector, baseline, settings| {
+                    detector.see_ledger(&sight, baseline, settings)
+                });
             }
         }
         alerts

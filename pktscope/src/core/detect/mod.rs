@@ -33,7 +33,7 @@ pub use engine::{Detection, DetectionInput};
 pub use finding::Finding;
 pub use persist::Closing;
 pub use settings::DetectionSettings;
-pub use sight::{Actor, DnsSight, InterfaceSight, ProgramSight, Sight};
+pub use sight::{Actor, DnsSight, LedgerSight, ProgramSight, Sight};
 
 /// What a detector says.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,8 +66,8 @@ pub trait Detector: Send {
         Verdict::Normal
     }
 
-    /// An interface's own counters.
-    fn see_interface(&mut self, _sight: &InterfaceSight<'_>, _settings: &DetectionSettings) -> Verdict {
+    /// A closed interval of the ledger.
+    fn see_ledger(&mut self, _sight: &LedgerSight<'_>, _normal: &Baseline, _settings: &DetectionSettings) -> Verdict {
         Verdict::Normal
     }
 

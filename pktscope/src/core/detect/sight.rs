@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::core::{
     baseline::{LabelId, ProgramId, Steady},
+    effect::Ledger,
     event::DnsMessage,
     flow::{ConnState, EndReason, Flow, FlowChange, Transport},
     process::Process,
@@ -163,13 +164,11 @@ pub struct ProgramSight<'a> {
     pub last_seen: Steady,
 }
 
-/// An interface's own counters.
+/// A closed interval of the ledger.
 #[derive(Clone, Copy, Debug)]
-pub struct InterfaceSight<'a> {
-    /// Interface name.
-    pub name: &'a str,
-    /// Bytes sent since it came up.
-    pub sent_bytes: u64,
+pub struct LedgerSight<'a> {
+    /// What the interfaces carried, and who explains it.
+    pub ledger: &'a Ledger,
     /// When.
     pub now: Steady,
 }

@@ -9,13 +9,14 @@
 use std::collections::VecDeque;
 
 use super::{
-    DetectionSettings, Detector, Finding, Sight, Verdict,
+    DetectionSettings, Detector, Finding, LedgerSight, Sight, Verdict,
     finding::{bytes_words, destination_words},
 };
 use crate::core::{
     alert::{RuleId, Severity},
     baseline::{Baseline, BaselineRow, ProgramKey, Steady, profile::HOST, rows::VolumeRow},
     flow::{Attribution, UnknownReason},
+    ledger::OWNER_UNKNOWN,
 };
 
 /// Minutes of the window.
@@ -44,17 +45,25 @@ impl Detector for UnattributedEgress {
         if *reason == UnknownReason::Capture || is_expected || sight.delta.sent == 0 {
             return Verdict::Normal;
         }
-        let bytes = self.add(sight.now.minute(), sight.delta.sent);
-        if normal.learning.is_learning() {
-            self.is_dirty |= bytes > self.learned_max;
-            self.learned_max = self.learned_max.max(bytes);
+        let Some(bytes) = self.judge(sight.now, sight.delta.sent, normal, settings) else {
+            return Verdict::NeedMoreData;
+        };
+        Verdict::Suspicious(Box::new(self.finding(sight, *reason, bytes, normal)))
+    }
+
+    /// What left by an interface and no socket's flow tells of: below the sockets, past the hooks.
+    fn see_ledger(&mut self, sight: &LedgerSight<'_>, normal: &Baseline, settings: &DetectionSettings) -> Verdict {
+        let (mut unseen, mut most) = (0, ("", 0));
+        // Flows without an owner are told as flows.
+        for (reason, bytes) in sight.ledger.tx.by_reason.iter().filter(|(reason, _)| *reason != OWNER_UNKNOWN) {
+            unseen += bytes;
+            most = if *bytes > most.1 { (*reason, *bytes) } else { most };
+        }
+        if unseen == 0 {
             return Verdict::Normal;
         }
-        if bytes < bounds.bytes || !is_above(bytes, self.learned_max, bounds.times_learned) {
-            return Verdict::NeedMoreData;
-        }
-        self.minutes.clear();
-        Verdict::Suspicious(Box::new(self.finding(sight, *reason, bytes, normal)))
+        let Some(bytes) = self.judge(sight.now, unseen, normal, settings) else { return Verdict::NeedMoreData };
+        Verdict::Suspicious(Box::new(self.ledger_finding(sight, most.0, bytes, normal)))
     }
 
     fn take_dirty(&mut self, normal: &Baseline) -> Vec<BaselineRow> {
@@ -86,6 +95,34 @@ fn is_above(bytes: u64, learned: u64, times: f64) -> bool {
 }
 
 impl UnattributedEgress {
+    /// Adds bytes; those of the window where they are too many. What is learned is not judged.
+    fn judge(&mut self, now: Steady, sent: u64, normal: &Baseline, settings: &DetectionSettings) -> Option<u64> {
+        let bounds = &settings.unattributed;
+        let bytes = self.add(now.minute(), sent);
+        if normal.learning.is_learning() {
+            self.is_dirty |= bytes > self.learned_max;
+            self.learned_max = self.learned_max.max(bytes);
+            return None;
+        }
+        if bytes < bounds.bytes || !is_above(bytes, self.learned_max, bounds.times_learned) {
+            return None;
+        }
+        self.minutes.clear();
+        Some(bytes)
+    }
+
+    fn ledger_finding(&self, sight: &LedgerSight<'_>, reason: &str, bytes: u64, normal: &Baseline) -> Finding {
+        let message = format!(
+            "{} left this host within {WINDOW_MINUTES} min that no socket sent ({}); the most learned was {}",
+            bytes_words(bytes),
+            reason.replace('_', " "),
+            bytes_words(self.learned_max)
+        );
+        let found = Finding::new(RuleId::UnattributedEgress, Severity::Warning, sight.now);
+        let found = found.say(message).number("bytes", bytes).text("reason", reason);
+        found.number("normal_max_bytes", self.learned_max).with_coverage(normal)
+    }
+
     /// Adds bytes; those of the window.
     fn add(&mut self, minute: u32, bytes: u64) -> u64 {
         while self.minutes.front().is_some_and(|(oldest, _)| oldest + WINDOW_MINUTES <= minute) {

@@ -44,7 +44,7 @@ fn a_flow_line_becomes_the_flow_it_says() {
 #[test]
 fn a_dns_line_becomes_an_answer_of_the_same_process_value() {
     let (events, stats) = read(&format!("{FLOW}\n{DNS}\n"));
-    let Event::Dns(message) = &events[1].event else { panic!("not DNS") };
+    let Event::RecordedDns(message) = &events[1].event else { panic!("not DNS") };
     assert_eq!((stats.dns, message.question_type, message.response_code, message.message_bytes), (1, 16, 3, 71));
     let owner = flow_change(&events[0]).flow.process().unwrap().clone();
     assert!(Arc::ptr_eq(&owner, message.process.as_ref().unwrap()));

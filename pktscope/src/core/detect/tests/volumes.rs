@@ -4,6 +4,7 @@ use super::host::{DAY, HOUR, Host, MINUTE, from};
 use crate::core::{
     alert::{RuleId, Severity},
     detect::{DetectionInput, DetectionSettings},
+    effect::{Ledger, LedgerSide},
     flow::UnknownReason,
 };
 
@@ -140,10 +141,13 @@ fn line_rate_out_is_reported_and_the_new_bound_holds_at_once() {
     settings.bandwidth.bytes_per_second = 1_000;
     host.detection.set_settings(settings);
     let interfaces: Vec<_> = (0..8_u64)
-        .flat_map(|second| {
+        .flat_map(|_| {
+            let started_at = host.now().boot;
             host.pass(90);
             let now = host.now();
-            host.detection.step(DetectionInput::Interface("eth0", second * 90 * 2_000), now)
+            let tx = LedgerSide { interface_bytes: 90 * 2_000, ..LedgerSide::default() };
+            let ledger = Ledger { started_at, ended_at: now.boot, tx, ..Ledger::default() };
+            host.detection.step(DetectionInput::Ledger(&ledger), now)
         })
         .collect();
     assert_eq!(interfaces.len(), 1, "fault 44: a changed bound holds for interfaces already seen");
