@@ -8,6 +8,7 @@ use pktscope_tests::{
     flow::{self, DEADLINE, Side, end_of, expect_volume},
     machine::{missing_privilege, missing_program, missing_socket, output_of},
     namespace::{FAMILIES, Family, Pair},
+    offload,
     server::{RawServer, TcpServer, UdpServer},
     skip_if,
     traffic::{Report, Traffic},
@@ -181,7 +182,7 @@ fn loopback_is_counted_from_both_ends() {
     let pair = pair();
     // The pair's own address, so that no other test's loopback flows are meant.
     let addr = pair.near.v4;
-    pair.near.namespace.run(|| pktscope_tests::offload::turn_off("lo")).unwrap();
+    pair.near.namespace.run(|| offload::turn_off("lo")).unwrap();
     let server = TcpServer::start(&pair.near.namespace, addr.into(), 10_000).unwrap();
     let report = run(&pair, &format!("tcp --to {} --bytes 100000", server.addr));
     let opener = end_of(&AGENT, &report);
@@ -240,4 +241,103 @@ fn payload_is_told_beside_the_wire() {
     let payload = |side: &str| end.number(&format!("pktscope.payload.{side}_bytes"));
     assert_eq!((payload("source"), payload("destination")), (54_321, 12_345), "{end}");
     wait_until(DEADLINE, || (server.received.bytes() == 54_321).then_some(())).expect("the server counts the same");
+}
+
+#[test]
+fn received_bytes_are_the_wire_s_where_the_device_joins_segments() {
+    skip_if!(missing_privilege());
+    for family in FAMILIES {
+        let pair = pair();
+        pair.near.namespace.run(|| offload::turn_on_receive(&pair.near.device)).unwrap();
+        let server = TcpServer::start(&pair.far.namespace, pair.far.addr(family), 2_000_000).unwrap();
+        run(&pair, &format!("tcp --to {}", server.addr));
+        expect_volume(&AGENT, &pair.near, family, Side::Opener, "receive offload");
+    }
+}
+
+#[test]
+fn many_small_connections_of_one_process_are_each_a_flow() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let server = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 2).unwrap();
+    let run = format!("tcp --to {} --times 300", server.addr);
+    let reports = Traffic::new(&pair.near.namespace, &run).run_all().unwrap();
+    let ends = AGENT.expect_count(DEADLINE, 300, |event| event.is_flow_end() && event.pid() == reports[0].pid);
+    assert_eq!(ends.len(), 300);
+    expect_both_ends(&pair, Family::V4, "many small connections");
+}
+
+#[test]
+fn a_burst_of_processes_is_told_apart() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let server = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 1_000).unwrap();
+    let run = format!("tcp --to {} --bytes 50000", server.addr);
+    let all: Vec<_> = (0..40).map(|_| Traffic::new(&pair.near.namespace, &run).start().unwrap()).collect();
+    let reports: Vec<Report> = all.into_iter().map(|running| running.finish().unwrap().pop().unwrap()).collect();
+    for report in &reports {
+        let end = end_of(&AGENT, report);
+        assert_eq!((end.pid(), end.number("pktscope.payload.source_bytes")), (report.pid, 50_000), "{end}");
+    }
+    expect_both_ends(&pair, Family::V4, "burst");
+}
+
+#[test]
+fn floods_at_the_ports_of_names_are_counted() {
+    skip_if!(missing_privilege());
+    for port in [53, 443] {
+        let pair = pair();
+        let to = SocketAddr::from((pair.far.v4, port));
+        let _server = UdpServer::start_on(&pair.far.namespace, to, false).unwrap();
+        run(&pair, &format!("udp --to {to} --bytes 32 --count 20000 --way sendmmsg --connected"));
+        expect_volume(&AGENT, &pair.near, Family::V4, Side::Opener, "flood");
+    }
+}
+
+#[test]
+fn a_slow_trickle_is_counted() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let _server = UdpServer::start_on(&pair.far.namespace, (pair.far.v6, 7000).into(), false).unwrap();
+    run(&pair, &format!("udp --to [{}]:7000 --bytes 1 --count 12 --gap 250", pair.far.v6));
+    expect_volume(&AGENT, &pair.near, Family::V6, Side::Opener, "trickle");
+}
+
+#[test]
+fn a_socket_that_connects_again_makes_another_flow() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let server = |port| UdpServer::start_on(&pair.far.namespace, (pair.far.v4, port).into(), false).unwrap();
+    let (first, second) = (server(7001), server(7002));
+    let arguments = format!("udp --to {} --connected --count 7 --then {}", first.addr, second.addr);
+    let report = Traffic::new(&pair.near.namespace, &arguments).run().unwrap();
+    for to in [first.addr, second.addr] {
+        let end = AGENT.expect(DEADLINE, &format!("flow to {to}"), |event| {
+            event.is_flow_end() && event.pid() == report.pid && event.endpoint("destination") == Some(to)
+        });
+        assert_eq!((end.number("source.packets"), sent_bytes(&end)), (7, 7 * 128), "{end}");
+    }
+    expect_volume(&AGENT, &pair.near, Family::V4, Side::Opener, "connected again");
+}
+
+#[test]
+fn a_reset_connection_is_counted_and_named() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let server = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 0).unwrap();
+    let report = run(&pair, &format!("tcp --to {} --bytes 5000 --abort", server.addr));
+    let end = end_of(&AGENT, &report);
+    assert_eq!((end.text("event.reason"), end.text("pktscope.conn_state")), ("reset", "RSTO"), "{end}");
+    expect_both_ends(&pair, Family::V4, "reset");
+}
+
+#[test]
+fn an_unanswered_connection_is_counted_and_named() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    // The far end does not forward, so nobody answers.
+    let report = Traffic::new(&pair.near.namespace, "scan --to 203.0.113.7 --ports 1").run().unwrap();
+    let end = AGENT.expect(DEADLINE, "the unanswered flow", |event| event.is_flow_end() && event.pid() == report.pid);
+    assert_eq!(end.text("pktscope.conn_state"), "S0", "{end}");
+    assert_eq!(end.volume(), pair.near.counters().into());
 }

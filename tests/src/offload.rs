@@ -21,13 +21,24 @@ const ETH_GSTRING_LEN: usize = 32;
 /// # Errors
 /// Where the device is not there or refuses.
 pub fn turn_off(device: &str) -> Result<()> {
+    set(device, |name| name.contains("segmentation") || name.starts_with("rx-gro"), false)
+}
+
+/// Turns on generic receive offload of a device in the calling thread's namespace.
+///
+/// # Errors
+/// Where the device is not there or refuses.
+pub fn turn_on_receive(device: &str) -> Result<()> {
+    set(device, |name| name == "rx-gro", true)
+}
+
+fn set(device: &str, is_meant: impl Fn(&str) -> bool, is_on: bool) -> Result<()> {
     let socket = control_socket()?;
     let names = feature_names(&socket, device).with_context(|| format!("failed to list the features of {device}"))?;
-    let unwanted = |name: &str| name.contains("segmentation") || name.starts_with("rx-gro");
     let mut words = vec![ETHTOOL_SFEATURES, names.len().div_ceil(32) as u32];
     for block in names.chunks(32) {
-        let bits = block.iter().enumerate().filter(|(_, name)| unwanted(name)).fold(0, |bits, (at, _)| bits | 1 << at);
-        words.extend([bits, 0]);
+        let bits = block.iter().enumerate().filter(|(_, name)| is_meant(name)).fold(0, |bits, (at, _)| bits | 1 << at);
+        words.extend([bits, if is_on { bits } else { 0 }]);
     }
     ethtool(&socket, device, words.as_mut_ptr().cast()).with_context(|| format!("failed to set features of {device}"))
 }

@@ -3,6 +3,7 @@
 use std::{
     net::{Shutdown, SocketAddr},
     os::fd::AsRawFd,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -46,6 +47,9 @@ pub struct Tcp {
     /// Use an IPv6 socket for an IPv4 server.
     #[arg(long)]
     mapped: bool,
+    /// Reset the connection instead of closing it.
+    #[arg(long)]
+    abort: bool,
     /// How many connections, one after the other.
     #[arg(long, default_value_t = 1)]
     times: u32,
@@ -76,8 +80,12 @@ impl Tcp {
             report::print(&Report { stage: "sent".into(), ..done.clone() })?;
             report::wait_for_word()?;
         }
-        socket.shutdown(Shutdown::Write).context("failed to shut down")?;
-        done.received_bytes = moving::receive(socket.as_raw_fd(), self.reading)?;
+        if self.abort {
+            socket.set_linger(Some(Duration::ZERO)).context("failed to set SO_LINGER")?;
+        } else {
+            socket.shutdown(Shutdown::Write).context("failed to shut down")?;
+            done.received_bytes = moving::receive(socket.as_raw_fd(), self.reading)?;
+        }
         drop(socket);
         report::print(&Report { stage: "done".into(), ..done })
     }

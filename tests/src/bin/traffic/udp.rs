@@ -4,6 +4,8 @@ use std::{
     mem,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -56,6 +58,12 @@ pub struct Udp {
     /// How to send them.
     #[arg(long, value_enum, default_value_t = Way::Sendto)]
     way: Way,
+    /// Milliseconds between two datagrams.
+    #[arg(long, default_value_t = 0)]
+    gap: u64,
+    /// After all is sent, connect the socket to this receiver and send all again.
+    #[arg(long)]
+    then: Option<SocketAddr>,
     /// Connect the socket first.
     #[arg(long)]
     connected: bool,
@@ -92,6 +100,10 @@ impl Udp {
             report::wait_for_word()?;
         }
         let received_bytes = self.send_all(&socket, to)?;
+        if let Some(then) = self.then {
+            socket.connect(&then.into()).with_context(|| format!("failed to connect to {then}"))?;
+            self.send_all(&socket, then)?;
+        }
         let (sent_bytes, sent_units) = (self.bytes as u64 * self.count, self.count);
         let sent = Report { sent_bytes, sent_units, received_bytes, ..described("sender", "sent", &socket) };
         let sent = Report { remote: sent.remote.or(Some(to)), ..sent };
@@ -113,6 +125,9 @@ impl Udp {
         }
         let mut received = 0;
         for number in 0..self.count {
+            if number > 0 {
+                thread::sleep(Duration::from_millis(self.gap)); // waits: the pace that was asked for
+            }
             self.send_one(socket, self.destination(first, number), &payload)?;
             if self.echo {
                 received += socket.recv(&mut vec![mem::MaybeUninit::uninit(); self.bytes])? as u64;
