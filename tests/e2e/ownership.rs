@@ -286,6 +286,7 @@ fn equal_connections_of_two_namespaces_are_two_flows() {
     let two = one.twin().unwrap();
     let (from, to) = (SocketAddr::from((one.near.v4, 5000)), SocketAddr::from((one.far.v4, 5001)));
     let run = format!("udp --from {from} --to {to} --connected --linger");
+    let _servers = [&one, &two].map(|pair| UdpServer::start_on(&pair.far.namespace, to, false).unwrap());
     let start = |pair: &Pair| Traffic::new(&pair.near.namespace, &run).start().unwrap();
     let mut both = [start(&one), start(&two)];
     let sent = both.each_mut().map(|running| running.report().unwrap());

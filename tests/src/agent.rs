@@ -1,9 +1,11 @@
 //! The agent's process: started, waited for, read, stopped.
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
+    net::IpAddr,
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -295,12 +297,24 @@ impl Agent {
         log.events.iter().filter(|event| is_wanted(event)).cloned().collect()
     }
 
+    /// Every flow event so far that touches an address.
+    pub fn flows_touching(&self, addr: IpAddr) -> Vec<Event> {
+        let mut log = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        log.read_more();
+        log.flows.get(&addr).into_iter().flatten().map(|number| log.events[*number].clone()).collect()
+    }
+
     /// Waits for the first event that `is_wanted`.
     ///
     /// # Panics
     /// Where it does not come in time, with the flows that were seen and the log's end.
     pub fn expect(&self, deadline: Duration, what: &str, is_wanted: impl Fn(&Event) -> bool) -> Event {
-        let found = self.wait(deadline, |events| events.iter().find(|event| is_wanted(event)).cloned());
+        let mut looked_at = 0;
+        let found = self.wait(deadline, |events| {
+            let found = events[looked_at..].iter().find(|event| is_wanted(event)).cloned();
+            looked_at = events.len();
+            found
+        });
         found.unwrap_or_else(|| panic!("no {what} within {deadline:?}\n{}", self.describe()))
     }
 
@@ -309,12 +323,13 @@ impl Agent {
     /// # Panics
     /// Where they do not come in time.
     pub fn expect_count(&self, deadline: Duration, count: usize, are_wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
+        let (mut looked_at, mut seen) = (0, Vec::new());
         let found = self.wait(deadline, |events| {
-            let wanted: Vec<_> = events.iter().filter(|event| are_wanted(event)).collect();
-            (wanted.len() >= count).then(|| wanted.into_iter().cloned().collect())
+            seen.extend(events[looked_at..].iter().filter(|event| are_wanted(event)).cloned());
+            looked_at = events.len();
+            (seen.len() >= count).then(|| seen.clone())
         });
         found.unwrap_or_else(|| {
-            let seen = self.events(&are_wanted);
             let last = seen.last().map(Event::to_string).unwrap_or_default();
             panic!("{} of {count} events within {deadline:?}; the last: {last}\n{}", seen.len(), self.describe())
         })
@@ -322,10 +337,12 @@ impl Agent {
 
     /// The last events and the log's end, for a failure's message.
     pub fn describe(&self) -> String {
-        let events = self.events(|event| event.is("flow"));
-        let last: Vec<String> = events.iter().rev().take(12).map(Event::to_string).collect();
-        let log = self.log();
-        let end: Vec<&str> = log.lines().rev().take(20).collect();
+        let mut log = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        log.read_more();
+        let flows = log.events.iter().rev().filter(|event| event.is("flow"));
+        let last: Vec<String> = flows.take(5).map(Event::to_string).collect();
+        let said = self.log();
+        let end: Vec<&str> = said.lines().rev().take(20).collect();
         format!("last flows (newest first):\n{}\nlog (newest first):\n{}", last.join("\n"), end.join("\n"))
     }
 
@@ -347,11 +364,22 @@ struct EventLog {
     read: u64,
     partial: Vec<u8>,
     events: Vec<Event>,
+    /// By address, the numbers of the flow events that touch it.
+    flows: HashMap<IpAddr, Vec<usize>>,
 }
 
 impl EventLog {
     fn new(path: PathBuf) -> Self {
-        Self { path, read: 0, partial: Vec::new(), events: Vec::new() }
+        Self { path, read: 0, partial: Vec::new(), events: Vec::new(), flows: HashMap::new() }
+    }
+
+    fn add(&mut self, event: Event) {
+        let ends = [event.addr("source.ip"), event.addr("destination.ip")];
+        if event.is("flow") {
+            let ends = if ends[0] == ends[1] { &ends[..1] } else { &ends[..] };
+            ends.iter().flatten().for_each(|addr| self.flows.entry(*addr).or_default().push(self.events.len()));
+        }
+        self.events.push(event);
     }
 
     fn read_more(&mut self) {
@@ -362,10 +390,10 @@ impl EventLog {
         self.partial.append(&mut bytes);
         let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else { return };
         let rest = self.partial.split_off(end + 1);
-        for line in self.partial.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let lines = std::mem::replace(&mut self.partial, rest);
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let text = String::from_utf8_lossy(line);
-            self.events.push(Event::parse(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}")));
+            self.add(Event::parse(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}")));
         }
-        self.partial = rest;
     }
 }

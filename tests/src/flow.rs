@@ -33,8 +33,8 @@ pub fn joins(event: &Event, source: SocketAddr, destination: SocketAddr) -> bool
     let matches = |side: &str, wanted: SocketAddr| {
         event.endpoint(side).is_some_and(|seen| {
             let wanted_ip = wanted.ip().to_canonical();
-            (wanted_ip.is_unspecified() || seen.ip() == wanted_ip)
-                && (wanted.port() == 0 || seen.port() == wanted.port())
+            let is_port = [0, seen.port()].contains(&wanted.port()) || event.get(&format!("{side}.port")).is_none();
+            is_port && (wanted_ip.is_unspecified() || seen.ip() == wanted_ip)
         })
     };
     event.is("flow") && matches("source", source) && matches("destination", destination)
@@ -57,9 +57,8 @@ pub fn end_of(agent: &Agent, report: &Report) -> Event {
 
 /// The newest event of every flow that touches a host's address, in order of their ids.
 pub fn newest(agent: &Agent, host: &Host, family: Family, side: Side) -> Vec<Event> {
-    let addr = host.addr(family);
-    let wanted = agent.events(|event| event.is("flow") && event.touches(addr) && side.is_of(event));
-    let by_id: BTreeMap<String, Event> = wanted.into_iter().map(|event| (event.flow_id(), event)).collect();
+    let wanted = agent.flows_touching(host.addr(family)).into_iter().filter(|event| side.is_of(event));
+    let by_id: BTreeMap<String, Event> = wanted.map(|event| (event.flow_id(), event)).collect();
     by_id.into_values().collect()
 }
 

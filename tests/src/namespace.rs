@@ -177,10 +177,17 @@ impl Host {
         self.namespace.counters(&self.device, true)
     }
 
-    /// What its loopback interface has counted since it was made, in IP-layer bytes.
+    /// What its interface has counted where it receives in NAPI mode, as it does with receive offload: then both ends
+    /// count what the receiver takes in, without Ethernet headers (drivers/net/veth.c, veth_xdp_rcv).
+    pub fn receiving_counters(&self) -> Counters {
+        let raw = self.namespace.counters(&self.device, false);
+        Counters { received_bytes: raw.received_bytes, received_packets: raw.received_packets, ..self.counters() }
+    }
+
+    /// What its loopback interface has counted since it was made; it counts no Ethernet headers (drivers/net/loopback.c,
+    /// loopback_xmit).
     pub fn loopback_counters(&self) -> Counters {
-        // Loopback has an Ethernet header too (drivers/net/loopback.c, gen_lo_setup).
-        self.namespace.counters("lo", true)
+        self.namespace.counters("lo", false)
     }
 
     /// The address of the family wanted.

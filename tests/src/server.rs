@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    mem::MaybeUninit,
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     sync::{
@@ -17,6 +18,9 @@ use crate::namespace::Namespace;
 
 /// Bytes read or written at once.
 const CHUNK: usize = 64 * 1024;
+
+/// `IPPROTO_UDPLITE` (include/uapi/linux/in.h).
+const UDP_LITE: i32 = 136;
 
 /// What a server has received.
 #[derive(Debug, Default)]
@@ -179,8 +183,25 @@ impl UdpServer {
     /// Where it can't bind.
     pub fn start_on(namespace: &Namespace, addr: SocketAddr, is_echo: bool) -> Result<Self> {
         let socket = namespace.run(|| UdpSocket::bind(addr)).with_context(|| format!("failed to bind {addr}"))?;
+        Self::serve(socket, is_echo)
+    }
+
+    /// Receives UDP-Lite inside a namespace on a free port.
+    ///
+    /// # Errors
+    /// Where it can't bind.
+    pub fn start_lite(namespace: &Namespace, addr: IpAddr) -> Result<Self> {
+        let addr = SocketAddr::new(addr, 0);
+        let make =
+            || socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::DGRAM, Some(UDP_LITE.into()));
+        let socket = namespace.run(make).context("failed to make a UDP-Lite socket")?;
+        socket.bind(&addr.into()).with_context(|| format!("failed to bind {addr}"))?;
+        Self::serve(socket.into(), false)
+    }
+
+    fn serve(socket: UdpSocket, is_echo: bool) -> Result<Self> {
         let (addr, received) = (socket.local_addr()?, Arc::new(Received::default()));
-        let (receiving, counting) = (socket.try_clone()?, received.clone());
+        let (receiving, counting) = (socket2::Socket::from(socket.try_clone()?), received.clone());
         thread::spawn(move || receive(&receiving, is_echo, &counting));
         Ok(Self { socket, addr, received })
     }
@@ -194,15 +215,18 @@ impl Drop for UdpServer {
     }
 }
 
-fn receive(socket: &UdpSocket, is_echo: bool, received: &Received) {
-    let mut buffer = vec![0; CHUNK];
+fn receive(socket: &socket2::Socket, is_echo: bool, received: &Received) {
+    let mut buffer = vec![MaybeUninit::uninit(); CHUNK];
     while let Ok((count, from)) = socket.recv_from(&mut buffer) {
-        if from.port() == 0 {
+        // Without a sender it is not a datagram but the shutdown.
+        if from.as_socket().is_none() {
             return;
         }
         received.bytes.fetch_add(count as u64, Ordering::SeqCst);
         received.units.fetch_add(1, Ordering::SeqCst);
-        if is_echo && socket.send_to(&buffer[..count], from).is_err() {
+        // SAFETY: the kernel has initialised the first `count` bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), count) };
+        if is_echo && socket.send_to(bytes, &from).is_err() {
             return;
         }
     }
