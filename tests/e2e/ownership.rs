@@ -203,11 +203,14 @@ fn a_deleted_executable_keeps_its_path_and_hash() {
 fn a_program_run_from_memory_is_named_so() {
     skip_if!(missing_privilege());
     let (pair, server) = with_server();
-    let report = Traffic::new(&pair.near.namespace, &format!("--memfd tcp --to {}", server.addr)).run().unwrap();
-    let end = end_of(&AGENT, &report);
-    assert_eq!(end.pid(), report.pid);
-    let executable = end.text("process.executable").trim_end_matches(" (deleted)");
-    assert_eq!(executable, report.executable.trim_end_matches(" (deleted)"), "{end}");
+    let run = format!("--memfd tcp --to {} --linger", server.addr);
+    let mut running = Traffic::new(&pair.near.namespace, &run).start().unwrap();
+    let sent = running.report().unwrap();
+    let told = AGENT.expect(DEADLINE, "the program's flow", |event| flow::is_reported(event, &sent));
+    running.finish().unwrap();
+    assert_eq!(told.pid(), sent.pid);
+    let executable = told.text("process.executable").trim_end_matches(" (deleted)");
+    assert_eq!(executable, sent.executable.trim_end_matches(" (deleted)"), "{told}");
 }
 
 #[test]

