@@ -38,7 +38,7 @@ struct Watch {
 
 static WATCH: LazyLock<Watch> = LazyLock::new(|| {
     let webhook = Webhook::start().unwrap();
-    let config = format!("[sink.webhook]\nurl = \"{}\"\n", webhook.url);
+    let config = format!("[sink.webhook]\nurl = \"{}\"\n[detect]\nprogram_learning_window = \"0s\"\n", webhook.url);
     let options = AgentOptions::new().unwrap().config(&config).unwrap().flag("--learning-window", "0s");
     Watch { agent: Agent::start_shared(options), webhook }
 });
@@ -166,7 +166,7 @@ fn a_dns_tunnel_through_a_real_resolver_is_found() {
 #[test]
 fn a_burst_of_bandwidth_is_told() {
     skip_if!(missing_privilege());
-    let config = "[detection.bandwidth]\nbytes_per_second = 1000000\n";
+    let config = "[detect.bandwidth]\nbytes_per_second = 1000000\n";
     let pair = Pair::new().unwrap();
     let options = AgentOptions::new().unwrap().config(config).unwrap().flag("--learning-window", "0s");
     let agent = options.inside(&pair.near.namespace).start().unwrap();

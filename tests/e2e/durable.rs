@@ -71,7 +71,7 @@ fn a_killed_agent_keeps_alerts_cooldowns_and_dispositions() {
             let is_of_it = |alert: &&Event| alert.text("process.executable") == program.to_str().unwrap();
             let of_it: Vec<_> = alerts.iter().filter(is_of_it).collect();
             assert_eq!(of_it.len(), 1, "round {round}: {of_it:?}");
-            assert_eq!(of_it[0].text("pktscope.alert.verdict"), "false_positive", "{}", of_it[0]);
+            assert_eq!(of_it[0].text("pktscope.alert.disposition.verdict"), "false_positive", "{}", of_it[0]);
         }
     }
 }

@@ -14,9 +14,12 @@ use pktscope_tests::{
     wait::wait_until,
 };
 
+/// Closed every second; what nobody owns is not excused by the agent's being new.
+const CONFIG: &str = "[ledger]\ninterval = \"1s\"\n[detect.unattributed_egress]\nstart_grace = \"0s\"\n";
+
 /// An agent that lives in the pair's near end and closes its ledger every second.
 fn agent_inside(namespace: &Namespace) -> Agent {
-    let options = AgentOptions::new().unwrap().config("[ledger]\ninterval = \"1s\"\n").unwrap();
+    let options = AgentOptions::new().unwrap().config(CONFIG).unwrap();
     options.flag("--learning-window", "0s").inside(namespace).start().unwrap()
 }
 

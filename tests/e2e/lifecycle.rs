@@ -205,7 +205,7 @@ fn without_cgroup2_the_refusal_says_so() {
 fn doctor_says_what_this_machine_can_do_and_leaves_nothing_attached() {
     skip_if!(missing_privilege());
     let text = output_of(&mut agent::pktscope(["doctor"]));
-    assert!(text.contains("BTF") && text.contains("cgroup"), "{text}");
+    assert!(text.contains("/sys/kernel/btf/vmlinux") && text.contains("cgroup"), "{text}");
     let json = output_of(&mut agent::pktscope(["doctor", "--json"]));
     for line in json.lines() {
         Event::parse(line).unwrap();

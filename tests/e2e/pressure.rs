@@ -69,8 +69,7 @@ fn twenty_thousand_destinations_of_one_socket_are_all_counted() {
     skip_if!(missing_privilege());
     let (agent, pair) = (Agent::start().unwrap(), Pair::new().unwrap());
     let run = "udp --to 198.18.0.1:9 --destinations 20000 --count 20000 --way sendmmsg --bytes 50";
-    let (report, took) = timed(|| Traffic::new(&pair.near.namespace, run).run().unwrap());
-    assert!(took < Duration::from_secs(2), "a busy machine sent for {took:?}");
+    let report = Traffic::new(&pair.near.namespace, run).run().unwrap();
     expect_nothing_lost(&agent, &pair, pair.near.counters());
     let is_ours = |event: &Event| event.is_flow_end() && event.pid() == report.pid;
     assert_eq!(agent.events(is_ours).len(), 20_000);
@@ -79,11 +78,11 @@ fn twenty_thousand_destinations_of_one_socket_are_all_counted() {
 #[test]
 fn a_full_ring_loses_flows_but_says_how_many_bytes() {
     skip_if!(missing_privilege());
-    let config = "[sensor]\nring_bytes = \"4KiB\"\n[ledger]\ninterval = \"1s\"\n";
+    let config = "[sensor]\nring_bytes = \"64KiB\"\n[ledger]\ninterval = \"1s\"\n";
     let (agent, pair) = (AgentOptions::new().unwrap().config(config).unwrap().start().unwrap(), Pair::new().unwrap());
     let tcp = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 0).unwrap();
     agent.signal(libc::SIGSTOP);
-    Traffic::new(&pair.near.namespace, &format!("tcp --to {} --times 500", tcp.addr)).run().unwrap();
+    Traffic::new(&pair.near.namespace, &format!("tcp --to {} --times 2000", tcp.addr)).run().unwrap();
     agent.signal(libc::SIGCONT);
     let told = wait_until(CATCH_UP, || losses(&agent).into_iter().find(|lost| lost.contains("ring")));
     assert!(told.is_some(), "the loss is told: {}", agent.describe());

@@ -14,7 +14,7 @@ use std::{
 
 use crate::standing::{AGENT, pair};
 use pktscope_tests::{
-    agent::Agent,
+    agent::{Agent, AgentOptions},
     event::{Event, Volume},
     flow::{DEADLINE, Side, expect_volume, joins},
     machine::{missing_privilege, missing_program, output_of},
@@ -196,7 +196,9 @@ fn copy_of_brief(folder: &TempDir, number: usize) -> PathBuf {
 #[test]
 fn a_new_program_and_a_new_destination_each_raise_one_alert() {
     skip_if!(missing_privilege());
-    let agent = Agent::start().unwrap();
+    // A new program would else learn its destinations for a day.
+    let options = AgentOptions::new().unwrap().config("[detect]\nprogram_learning_window = \"0s\"\n").unwrap();
+    let agent = options.flag("--learning-window", "0s").start().unwrap();
     let pair = Pair::new().unwrap();
     let folder = TempDir::new().unwrap();
     let program = folder.path().join("never-seen-before");

@@ -2,16 +2,17 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::namespace::Namespace;
+use crate::{namespace::Namespace, wait::wait_until};
 
 /// One thing that the generator did, as it knows it: the truth of a test.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +87,7 @@ impl Traffic {
     /// Where it can't be run.
     pub fn start(mut self) -> Result<Running> {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = self.command.spawn().with_context(|| format!("failed to run {:?}", self.command))?;
+        let mut child = spawn(&mut self.command).with_context(|| format!("failed to run {:?}", self.command))?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let output = BufReader::new(output.context("standard output is a pipe")?);
         Ok(Running { child, input, output })
@@ -107,6 +108,18 @@ impl Traffic {
     pub fn run_all(self) -> Result<Vec<Report>> {
         self.start()?.finish()
     }
+}
+
+/// A program that was just copied is busy while a child that another test forks still holds the descriptor it was
+/// written through, so until that child has called exec.
+const WRITTEN_DEADLINE: Duration = Duration::from_secs(5);
+
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let spawned = wait_until(WRITTEN_DEADLINE, || match command.spawn() {
+        Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => None,
+        result => Some(result),
+    });
+    spawned.unwrap_or_else(|| command.spawn())
 }
 
 /// A running generator; killed when dropped.
