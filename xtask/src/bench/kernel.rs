@@ -90,17 +90,18 @@ impl Column {
 }
 
 fn print(infos: &[ProgramInfo], columns: &[[Column; 3]]) {
-    println!("Per unit of work: runs, nanoseconds a run, that ÷ the empty egress program's in the same run (medians).");
+    println!("Per unit of work: runs, nanoseconds a run, that ÷ the empty program's in the same run (medians);");
+    println!("ingress is compared with the empty ingress program, everything else with the empty egress program.");
     println!("Loading takes at most the time shown: until the next program of the agent was loaded.\n");
     print!("{:<16} {:>6} {:>9} {:>8}", "program", "insns", "verified", "load ms");
     WORKS.iter().for_each(|work| print!(" {:>28}", work.unit()));
     println!();
-    let empty: Vec<f64> = (0..WORKS.len()).map(|at| columns[0][at].nanoseconds()).collect();
     for (at, (info, row)) in infos.iter().zip(columns).enumerate() {
         let next = infos.get(at + 1).filter(|_| 2 <= at);
         let load = next.map_or("-".into(), |next| milliseconds(next.loaded_at.saturating_sub(info.loaded_at)));
         print!("{:<16} {:>6} {:>9} {load:>8}", info.name, info.instructions, info.verified_instructions);
-        row.iter().zip(&empty).for_each(|(column, empty)| print!(" {}", column.cell(*empty)));
+        let reference = &columns[usize::from(info.name == "ingress" || info.name == "bench_in")];
+        row.iter().zip(reference).for_each(|(column, empty)| print!(" {}", column.cell(empty.nanoseconds())));
         println!();
     }
 }
