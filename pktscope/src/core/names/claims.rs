@@ -4,7 +4,7 @@
 //! table gives up the entry renewed longest ago. Expired entries are found by a hand that goes round the slab, two
 //! steps an insertion, so that none stays longer than half a table's insertions.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
 use hashbrown::HashTable;
 
@@ -172,12 +172,17 @@ impl Claims {
 
     fn make_room(&mut self, addr: IpAddr, now: BootTime) {
         if self.chain(addr).count() >= MAX_CLAIMS_PER_ADDR {
-            let stalest = self.chain(addr).min_by_key(|slot| self.at(*slot).learned_at);
-            stalest.into_iter().for_each(|slot| self.evict(slot, now));
+            self.greediest(addr).into_iter().for_each(|slot| self.evict(slot, now));
         }
         while self.len() >= self.max && self.oldest != NONE {
             self.evict(self.oldest, now);
         }
+    }
+
+    /// The stalest claim of whoever has most on the address, so that nobody drives another's names out.
+    fn greediest(&self, addr: IpAddr) -> Option<u32> {
+        let claims_of = |asker| self.chain(addr).filter(|slot| self.at(*slot).asker == asker).count();
+        self.chain(addr).max_by_key(|slot| (claims_of(self.at(*slot).asker), Reverse(self.at(*slot).learned_at)))
     }
 
     fn evict(&mut self, slot: u32, now: BootTime) {
@@ -315,6 +320,18 @@ mod tests {
         assert_eq!((claims.len(), claims.evicted()), (64, 136));
         let found = claims.best(addr(1), Asker::HOST, at(300)).unwrap();
         assert_eq!((&*found.name, found.candidates), ("199.example", 64));
+    }
+
+    #[test]
+    fn many_names_of_one_asker_do_not_drive_out_another_s() {
+        let mut claims = Claims::new(1000);
+        let asker = |pid| Asker::process(ProcessKey { pid, started_at: at(0) });
+        claims.put(addr(1), asker(1), &"quiet.example".into(), at(0), at(900));
+        for number in 0..200 {
+            claims.put(addr(1), asker(2), &format!("{number}.example").into(), at(number), at(900));
+        }
+        assert_eq!(&*claims.best(addr(1), asker(1), at(300)).unwrap().name, "quiet.example");
+        assert_eq!(claims.best(addr(1), asker(2), at(300)).unwrap().candidates, 63);
     }
 
     #[test]
