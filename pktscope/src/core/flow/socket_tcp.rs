@@ -49,6 +49,13 @@ impl SocketTcp {
 
     fn ending(&self) -> Ending {
         let Some(last) = &self.last else { return if self.is_closed { Ending::Silent } else { Ending::Open } };
+        // A reset after the other side's FIN ends nothing that was not over.
+        if last.is_reset_received && !last.has_fin_received {
+            return Ending::RemoteReset;
+        }
+        if last.is_reset_sent {
+            return Ending::LocalReset;
+        }
         match (last.error, last.state) {
             (error::CONNRESET | error::CONNREFUSED | error::PIPE, _) => Ending::RemoteReset,
             (error::CONNABORTED, _) => Ending::LocalReset,
@@ -187,5 +194,22 @@ mod tests {
         check(7, 111, false, Active, ("Sr", ConnState::REJ, Reset));
         check(7, 110, false, Active, ("S", ConnState::S0, EndOfFlow));
         check(7, 110, true, Active, ("ShADd", ConnState::S1, EndOfFlow));
+    }
+
+    #[test]
+    fn a_reset_that_the_socket_no_longer_remembers_is_known_by_who_sent_it() {
+        let ended = |report: TcpReport, opening| {
+            let mut tcp = SocketTcp::default();
+            tcp.update(&report, true);
+            let one = Volume { ip_bytes: 60, packets: 1, payload_bytes: 0 };
+            (tcp.summary(opening, &one, &one).conn_state, tcp.end_reason())
+        };
+        let received = TcpReport { is_reset_received: true, ..TcpReport::default() };
+        assert_eq!(ended(received, Opening::Active), (ConnState::REJ, EndReason::Reset));
+        let sent = TcpReport { is_reset_sent: true, is_established: true, ..TcpReport::default() };
+        assert_eq!(ended(sent, Opening::Active), (ConnState::RSTO, EndReason::Reset));
+        assert_eq!(ended(sent, Opening::Passive), (ConnState::RSTR, EndReason::Reset));
+        let after_fin = TcpReport { has_fin_received: true, is_established: true, ..received };
+        assert_eq!(ended(after_fin, Opening::Active), (ConnState::SF, EndReason::EndOfFlow));
     }
 }
