@@ -8,44 +8,11 @@ use super::flow::{End, Endpoint, FlowKey, Transport};
 use super::flow::{has_ports, icmp_ports, v4_words, v6_words};
 
 mod link;
+mod tunnel;
+mod undecoded;
 
 pub use link::LinkType;
-
-/// Why a frame gave no packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Undecoded {
-    /// Not IP: ARP, LLDP, spanning tree …
-    NotIp,
-    /// The capture kept too few bytes to tell the flow.
-    Truncated,
-    /// A header contradicts itself.
-    Malformed,
-    /// Encapsulated more deeply than [`MAX_LAYERS`].
-    TooDeep,
-    /// A link type that is not read.
-    UnknownLink,
-}
-
-impl Undecoded {
-    /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 5] = [Self::NotIp, Self::Truncated, Self::Malformed, Self::TooDeep, Self::UnknownLink];
-
-    /// Position in [`Self::ALL`], for counters.
-    pub fn index(self) -> usize {
-        self as usize
-    }
-
-    /// A word for statistics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NotIp => "not_ip",
-            Self::Truncated => "truncated",
-            Self::Malformed => "malformed",
-            Self::TooDeep => "too_deep",
-            Self::UnknownLink => "unknown_link",
-        }
-    }
-}
+pub use undecoded::Undecoded;
 
 /// VLAN tags, MPLS labels, extension headers and tunnels followed in one frame before giving up; Linux follows 8
 /// (`MAX_FLOW_DISSECT_HDRS` is 15, net/core/flow_dissector.c; both are far above what is in use).
@@ -220,7 +187,7 @@ pub(crate) enum IpVersion {
     V6,
 }
 
-/// Inlined into the one place that every frame passes; what is in a tunnel goes by [`nested`].
+/// Inlined into the one place that every frame passes; what is in a tunnel goes by [`tunnel`].
 #[inline(always)]
 fn ip(
     version: IpVersion,
@@ -376,10 +343,10 @@ pub(crate) fn without_ports(datagram: &DatagramKey, ip_bytes: u32) -> Packet<'st
 #[inline(always)]
 fn transport<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Decoded<'a> {
     let inside = match header.transport {
-        17 if tunnels.vxlan => vxlan(header, tunnels, layers),
-        4 if tunnels.ip_in_ip => inner(header, IpVersion::V4, tunnels, layers),
-        41 if tunnels.ip_in_ip => inner(header, IpVersion::V6, tunnels, layers),
-        47 if tunnels.gre => gre(header, tunnels, layers),
+        17 if tunnels.vxlan => tunnel::vxlan(header, tunnels, layers),
+        4 if tunnels.ip_in_ip => tunnel::inner(header, IpVersion::V4, tunnels, layers),
+        41 if tunnels.ip_in_ip => tunnel::inner(header, IpVersion::V6, tunnels, layers),
+        47 if tunnels.gre => tunnel::gre(header, tunnels, layers),
         _ => None,
     };
     inside.unwrap_or_else(|| Decoded::Packet(outermost(header)))
@@ -500,57 +467,6 @@ fn cut_short<'a>(header: &IpHeader<'a>) -> Packet<'a> {
     let ports = [u16::from_be_bytes([head[0], head[1]]), u16::from_be_bytes([head[2], head[3]])];
     let header_bytes = if header.transport == 6 { 20 } else { 8 };
     Packet { payload: &[], ..packet_of(header, ports, header_bytes, Detail::None) }
-}
-
-/// UDP port of VXLAN (RFC 7348).
-const VXLAN_PORT: u16 = 4789;
-
-#[inline(never)]
-fn nested(version: IpVersion, data: &[u8], wire_bytes: u32, tunnels: Tunnels, layers: u32) -> Option<Decoded<'_>> {
-    ip(version, data, wire_bytes, tunnels, layers.checked_sub(1)?).ok()
-}
-
-#[inline(never)]
-fn inner<'a>(outer: &IpHeader<'a>, version: IpVersion, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
-    nested(version, outer.body, outer.body_bytes, tunnels, layers)
-}
-
-#[inline(never)]
-fn vxlan<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
-    let packet = udp(header);
-    if !packet.key.ports.contains(&VXLAN_PORT) {
-        return None;
-    }
-    // Flags with the I bit, reserved, network identifier, reserved (RFC 7348, 5).
-    let frame = packet.payload.get(8..).filter(|_| packet.payload[0] & 0x08 != 0)?;
-    ethernet_inside(frame, packet.payload_bytes.saturating_sub(8), tunnels, layers)
-}
-
-#[inline(never)]
-fn gre<'a>(header: &IpHeader<'a>, tunnels: Tunnels, layers: u32) -> Option<Decoded<'a>> {
-    let head: &[u8; 4] = header.body.first_chunk()?;
-    // Checksum, key and sequence number are present by flag (RFC 2784, 2.1; RFC 2890, 2); version 0 only.
-    if head[1] & 0x07 != 0 {
-        return None;
-    }
-    let optional = [0x80, 0x20, 0x10].into_iter().filter(|flag| head[0] & flag != 0).count();
-    let offset = 4 + optional * 4;
-    let body = header.body.get(offset..)?;
-    let wire_bytes = header.body_bytes.saturating_sub(offset as u32);
-    let version = match u16::from_be_bytes([head[2], head[3]]) {
-        link::ETHERTYPE_IPV4 => IpVersion::V4,
-        link::ETHERTYPE_IPV6 => IpVersion::V6,
-        // Transparent Ethernet bridging.
-        0x6558 => return ethernet_inside(body, wire_bytes, tunnels, layers),
-        _ => return None,
-    };
-    nested(version, body, wire_bytes, tunnels, layers)
-}
-
-fn ethernet_inside(frame: &[u8], wire_bytes: u32, tunnels: Tunnels, layers: u32) -> Option<Decoded<'_>> {
-    let (offset, version) = link::ip_offset(LinkType::Ethernet, frame).ok()?;
-    let wire_bytes = wire_bytes.saturating_sub(offset as u32);
-    nested(version, frame.get(offset..)?, wire_bytes, tunnels, layers)
 }
 
 #[cfg(test)]

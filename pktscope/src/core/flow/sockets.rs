@@ -12,15 +12,19 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 
 use super::{
-    Direction, EndReason, Endpoint, FlowAction, FlowId, FlowKey, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
-    Ownership, SocketOwner, Transport, Volume,
-    socket_tcp::{self, SocketTcp},
+    EndReason, FlowAction, FlowId, FlowKey, FlowSettings, FlowStatistics, Observer, Ownership, Transport, Volume,
+    socket_tcp::SocketTcp,
 };
 use crate::core::{
     event::{FlowRef, Opening, SocketReport, SocketScope},
     ledger::Growth,
     time::BootTime,
 };
+
+mod live;
+mod parts;
+
+use live::{LiveFlow, Phase, Tuple, add, grown, is_time_wait_answer, key_of, owner_of};
 
 /// How long the kernel may send in the name of a closed TCP socket (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
 const TIME_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -73,42 +77,6 @@ pub struct Counted {
     pub ownership: Option<Ownership>,
 }
 
-/// A connection's addresses in one network namespace.
-type Tuple = (u64, FlowKey);
-
-/// Where a flow is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// The socket is closed; ended for this reason, once the linger is over.
-    Closed(BootTime, EndReason),
-}
-
-#[derive(Debug)]
-struct LiveFlow<U> {
-    tuple: Tuple,
-    transport: Transport,
-    local: Endpoint,
-    remote: Endpoint,
-    icmp: Option<(u8, u8)>,
-    opening: Opening,
-    sent: Volume,
-    received: Volume,
-    started_at: BootTime,
-    last_seen: BootTime,
-    ownership: Ownership,
-    tcp: SocketTcp,
-    has_primary: bool,
-    phase: Phase,
-    is_changed: bool,
-    reported_at: BootTime,
-    /// When to look at it again, as in the agenda.
-    due: BootTime,
-    /// The last sweep that still had it.
-    sweep: u64,
-    user: U,
-}
-
 /// A closed connection whose tuple the kernel may still send for.
 #[derive(Clone, Copy, Debug)]
 struct Ghost {
@@ -133,97 +101,6 @@ pub struct SocketTracker<U = ()> {
     now: BootTime,
     next_id: u64,
     statistics: FlowStatistics,
-}
-
-impl<U> LiveFlow<U> {
-    fn is_confirmed(&self) -> bool {
-        self.sent.packets > 0 && self.received.packets > 0
-    }
-
-    fn age(&self, id: FlowId) -> (bool, BootTime, FlowId) {
-        (self.is_confirmed(), self.last_seen, id)
-    }
-
-    /// When it ends if nothing comes; `None` while a socket holds it open.
-    fn idle_at(&self, settings: &FlowSettings) -> Option<BootTime> {
-        let timeout = match self.transport {
-            Transport::TCP if self.has_primary => return None,
-            Transport::TCP => settings.tcp_half_open_timeout,
-            Transport::UDP => settings.udp_timeout,
-            _ => settings.other_timeout,
-        };
-        Some(self.last_seen.plus(timeout))
-    }
-
-    fn next_look(&self, settings: &FlowSettings) -> BootTime {
-        if let Phase::Closed(at, _) = self.phase {
-            return at.plus(settings.socket_linger);
-        }
-        let update = self.is_changed.then(|| self.reported_at.plus(settings.update_interval));
-        let active = settings.active_timeout.map(|timeout| self.started_at.plus(timeout));
-        let looks = [self.idle_at(settings), update, active];
-        looks.into_iter().flatten().min().unwrap_or(BootTime(u64::MAX))
-    }
-
-    fn snapshot(&self, id: FlowId, ended: Option<(BootTime, EndReason)>) -> FlowSnapshot {
-        let (source, destination, sent, received, direction) = match self.opening {
-            Opening::Active => (self.local, self.remote, self.sent, self.received, Direction::Egress),
-            Opening::Passive => (self.remote, self.local, self.received, self.sent, Direction::Ingress),
-        };
-        let is_tcp = self.transport == Transport::TCP;
-        FlowSnapshot {
-            id,
-            transport: self.transport,
-            source,
-            destination,
-            icmp: self.icmp,
-            direction,
-            sent,
-            received,
-            started_at: self.started_at,
-            last_seen: self.last_seen,
-            ended,
-            ownership: self.ownership,
-            tcp: is_tcp.then(|| self.tcp.summary(self.opening, &self.sent, &self.received)),
-        }
-    }
-}
-
-fn grown(now: &Volume, before: &Volume) -> Option<Volume> {
-    Some(Volume {
-        ip_bytes: now.ip_bytes.checked_sub(before.ip_bytes)?,
-        packets: now.packets.checked_sub(before.packets)?,
-        // Counted elsewhere than the packets (by the socket itself), so it may lag behind them.
-        payload_bytes: now.payload_bytes.saturating_sub(before.payload_bytes),
-    })
-}
-
-fn add(total: &mut Volume, more: &Volume) {
-    total.ip_bytes += more.ip_bytes;
-    total.packets += more.packets;
-    total.payload_bytes += more.payload_bytes;
-}
-
-fn owner_of(report: &SocketReport) -> Ownership {
-    if report.scope == SocketScope::Kernel {
-        return Ownership::Kernel;
-    }
-    Ownership::Socket(SocketOwner {
-        cookie: report.cookie,
-        user: report.user,
-        creator: report.creator,
-        method: report.method,
-        unknown: report.unknown,
-        is_shared: report.is_shared,
-    })
-}
-
-fn key_of(report: &SocketReport) -> FlowKey {
-    let (mut key, _) = FlowKey::of_endpoints(report.transport, report.local, report.remote);
-    if let (Some((kind, code)), [0, 0]) = (report.icmp, key.ports) {
-        key.ports = super::icmp_ports(report.transport.0, kind, code, 0);
-    }
-    key
 }
 
 impl<U: Default> SocketTracker<U> {
@@ -327,40 +204,6 @@ impl<U: Default> SocketTracker<U> {
         }
         self.after(id, report.at, observer);
         counted
-    }
-
-    /// Without its part a report would be counted again at every sweep.
-    fn has_room_for(&self, part_key: &PartKey) -> bool {
-        let bound = self.settings.max_flows.saturating_mul(PARTS_PER_FLOW);
-        self.parts.len() < bound || self.parts.contains_key(part_key)
-    }
-
-    /// What the part grew by since its last report.
-    fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> (Volume, Volume, [u64; 2]) {
-        let sweep = self.sweep;
-        let Some(part) = self.parts.get_mut(part_key) else {
-            let (sent, received) = (report.sent, report.received);
-            let segment_header_bytes = report.segment_header_bytes;
-            self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
-            return (report.sent, report.received, report.segment_header_bytes);
-        };
-        let header_bytes =
-            [0, 1].map(|way| report.segment_header_bytes[way].saturating_sub(part.segment_header_bytes[way]));
-        part.segment_header_bytes = report.segment_header_bytes;
-        let payload = [part.sent.payload_bytes, part.received.payload_bytes];
-        let grown = grown(&report.sent, &part.sent).zip(grown(&report.received, &part.received));
-        (part.sent, part.received, part.sweep) = (report.sent, report.received, sweep);
-        if grown.is_some() {
-            part.sent.payload_bytes = part.sent.payload_bytes.max(payload[0]);
-            part.received.payload_bytes = part.received.payload_bytes.max(payload[1]);
-        }
-        match grown {
-            Some((sent, received)) => (sent, received, header_bytes),
-            None => {
-                self.statistics.counters_restarted += 1;
-                (report.sent, report.received, report.segment_header_bytes)
-            }
-        }
     }
 
     /// The flow that a part's growth goes to; `None` where its flow is over and nothing is new.
@@ -644,12 +487,6 @@ impl<U: Default> SocketTracker<U> {
         let snapshot = live.snapshot(id, ended);
         observer.change(action, at, snapshot, &mut live.user);
     }
-}
-
-/// Whether a kernel's packets answer the FIN of a connection that this host closed first and in order.
-fn is_time_wait_answer<U>(live: &LiveFlow<U>, report: &SocketReport) -> bool {
-    let is_in_order = matches!(live.phase, Phase::Closed(_, EndReason::EndOfFlow));
-    live.has_primary && is_in_order && report.received.packets == 0 && socket_tcp::is_active_close(&live.tcp)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Where flows live: 160 bytes each in one slab, and where to find them: 11 bytes each in an index.
+//! Where flows live: 160 bytes each in one slab, and where to find them: 12 bytes each in an index.
 //!
 //! A slab, because the wheels' lists need places that do not move. What every packet touches comes first in an entry:
 //! 128 of its bytes.

@@ -7,11 +7,9 @@
 //! sent on (soonest due first), so that no flood of SYNs or of datagrams evicts a flow both sides take part in. Those
 //! may fill at most 7/8 of the table; beyond that the least recently seen of 16 sampled gives way to the next.
 
-use std::{net::IpAddr, time::Duration};
-
 use super::{
-    Direction, End, EndReason, FlowAction, FlowId, FlowKey, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
-    Ownership, Side, TcpEvent, Transport,
+    End, EndReason, FlowAction, FlowId, FlowKey, FlowSettings, FlowSnapshot, FlowStatistics, Observer, Ownership, Side,
+    TcpEvent, Transport,
     clock::Clock,
     expiry::{NONE, Wheel},
     table::{Class, Entry, Table, bits},
@@ -22,10 +20,15 @@ use crate::core::{
     time::BootTime,
 };
 
+mod evict;
+mod opening;
+mod timeouts;
+
+use opening::{direction, is_from_responder};
+use timeouts::Timeouts;
+
 /// Packets looked up together, so that their cache misses overlap.
 pub const BATCH: usize = 16;
-/// Flows looked at for one eviction.
-const SAMPLES: usize = 16;
 
 /// Flows of a capture; `U` is the caller's own state of each.
 #[derive(Debug)]
@@ -43,51 +46,6 @@ pub struct Tracker<U = ()> {
     statistics: FlowStatistics,
     /// Flows whose slot came.
     looks: u64,
-}
-
-/// Nanoseconds by class.
-#[derive(Debug)]
-struct Timeouts {
-    half_open: u64,
-    closed: u64,
-    tcp: u64,
-    udp: u64,
-    other: u64,
-    update: u64,
-    active: u64,
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl Timeouts {
-    fn new(settings: &FlowSettings) -> Self {
-        Self {
-            half_open: nanos(settings.tcp_half_open_timeout),
-            closed: nanos(settings.tcp_closed_timeout),
-            tcp: nanos(settings.tcp_timeout),
-            udp: nanos(settings.udp_timeout),
-            other: nanos(settings.other_timeout),
-            update: nanos(settings.update_interval).max(1),
-            active: settings.active_timeout.map_or(u64::MAX, nanos),
-        }
-    }
-
-    #[inline]
-    fn idle<U>(&self, entry: &Entry<U>) -> u64 {
-        match (entry.class(), Transport(entry.transport)) {
-            (Class::HalfOpen, _) => self.half_open,
-            (Class::Closed, _) => self.closed,
-            (_, Transport::TCP) => self.tcp,
-            (_, Transport::UDP) => self.udp,
-            _ => self.other,
-        }
-    }
-
-    fn deadline<U>(&self, entry: &Entry<U>) -> u64 {
-        entry.last_seen.saturating_add(self.idle(entry))
-    }
 }
 
 /// Where a packet went.
@@ -410,75 +368,6 @@ impl<U: Default> Tracker<U> {
         self.report(index, FlowAction::Started, now, None, observer);
     }
 
-    /// Ends the flow that is worth least.
-    fn evict_any(&mut self, observer: &mut impl Observer<U>) {
-        match self.unconfirmed.first() {
-            Some(first) => self.evict_unconfirmed(first, observer),
-            None => self.evict_confirmed(observer),
-        }
-    }
-
-    /// Takes the soonest due; one that was used since it was put there goes to its real place, a few times at most.
-    fn evict_unconfirmed(&mut self, mut index: u32, observer: &mut impl Observer<U>) {
-        for _ in 0..SAMPLES {
-            let entry = self.table.entry(index);
-            let due = BootTime(self.timeouts.deadline(entry));
-            self.unconfirmed.remove(&mut self.table, index);
-            self.unconfirmed.insert(&mut self.table, index, due);
-            match self.unconfirmed.first() {
-                Some(first) if first != index => index = first,
-                _ => break,
-            }
-        }
-        self.statistics.evicted_unconfirmed += 1;
-        self.evict(index, observer);
-    }
-
-    fn evict_confirmed(&mut self, observer: &mut impl Observer<U>) {
-        let Some(index) = self.least_recent_of_sample() else { return };
-        self.statistics.evicted_confirmed += 1;
-        self.evict(index, observer);
-    }
-
-    fn evict(&mut self, index: u32, observer: &mut impl Observer<U>) {
-        let (at, reason) = match self.table.entry(index).class() {
-            Class::Closed => self.ending(index),
-            _ => (self.clock.now(), EndReason::LackOfResources),
-        };
-        self.end(index, at, reason, observer);
-    }
-
-    /// Samples places at random, then, should all of them be empty or unconfirmed, takes the first from there on.
-    fn least_recent_of_sample(&mut self) -> Option<u32> {
-        let slots = self.table.slots() as u64;
-        let mut best: Option<u32> = None;
-        for _ in 0..SAMPLES {
-            // xorshift64 (Marsaglia 2003): enough to spread samples, the same in every run.
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
-            let index = (self.random % slots.max(1)) as u32;
-            if self.is_confirmed(index)
-                && best.is_none_or(|best| self.table.entry(index).last_seen < self.table.entry(best).last_seen)
-            {
-                best = Some(index);
-            }
-        }
-        best.or_else(|| (0..slots as u32).find(|index| self.is_confirmed(*index)))
-    }
-
-    fn is_confirmed(&self, index: u32) -> bool {
-        let entry = self.table.entry(index);
-        entry.has(bits::LIVE) && entry.class() == Class::Confirmed && entry.links.previous != NONE
-    }
-
-    /// Keeps an eighth of the table for flows that are not confirmed yet.
-    fn make_room_for_confirmed(&mut self, observer: &mut impl Observer<U>) {
-        if self.confirmed.len() >= (self.settings.max_flows - self.settings.max_flows / 8).max(1) {
-            self.evict_confirmed(observer);
-        }
-    }
-
     fn end(&mut self, index: u32, at: u64, reason: EndReason, observer: &mut impl Observer<U>) {
         let class = self.table.entry(index).class();
         let (wheel, table) = self.wheel_of(class);
@@ -541,44 +430,6 @@ fn class_of<U>(entry: &Entry<U>) -> Class {
         }
     }
     if has_both { Class::Confirmed } else { Class::OneWay }
-}
-
-/// Ingress where only the destination is local.
-fn direction(settings: &FlowSettings, source: super::Endpoint, destination: super::Endpoint) -> Direction {
-    match (settings.is_local(source.addr), settings.is_local(destination.addr)) {
-        (false, true) => Direction::Ingress,
-        _ => Direction::Egress,
-    }
-}
-
-/// Whether a flow's first packet comes from its responder: a SYN with ACK answers a SYN; an ICMP answer its question;
-/// else a well-known port speaks to one that is not (of DHCP both are: RFC 2131, RFC 8415).
-fn is_from_responder(packet: &Packet<'_>) -> bool {
-    const FIRST_UNPRIVILEGED: u16 = 1024;
-    match packet.detail {
-        Detail::Tcp(header) if header.has(TcpHeader::SYN) => header.has(TcpHeader::ACK),
-        Detail::Icmp(kind, _) => {
-            let v4 = packet.key.transport == 1;
-            matches!((v4, kind), (true, 0 | 14 | 16 | 18) | (false, 129))
-        }
-        _ => {
-            let destination = packet.destination();
-            if is_group(destination.addr) {
-                return false;
-            }
-            let (source, destination) = (packet.source().port, destination.port);
-            let is_dhcp_server = matches!((source, destination), (67, 68) | (547, 546));
-            is_dhcp_server || 0 < source && source < FIRST_UNPRIVILEGED && FIRST_UNPRIVILEGED <= destination
-        }
-    }
-}
-
-/// Multicast or broadcast: opens nothing.
-fn is_group(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_multicast(),
-    }
 }
 
 #[cfg(test)]

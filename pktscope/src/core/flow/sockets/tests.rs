@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::{
     event::{Stamp, TcpReport},
+    flow::{Direction, Endpoint, FlowSnapshot},
     process::ProcessKey,
 };
 

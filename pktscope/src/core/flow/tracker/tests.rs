@@ -1,3 +1,5 @@
+use std::{net::IpAddr, time::Duration};
+
 use proptest::prelude::*;
 
 use super::*;

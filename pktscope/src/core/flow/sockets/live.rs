@@ -1,0 +1,144 @@
+//! One flow of the live host, and what a report means for it.
+
+use crate::core::{
+    event::{Opening, SocketReport, SocketScope},
+    flow::{
+        Direction, EndReason, Endpoint, FlowId, FlowKey, FlowSettings, FlowSnapshot, Ownership, SocketOwner, Transport,
+        Volume, icmp_ports,
+        socket_tcp::{self, SocketTcp},
+    },
+    time::BootTime,
+};
+
+/// A connection's addresses in one network namespace.
+pub(super) type Tuple = (u64, FlowKey);
+
+/// Where a flow is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// The socket is closed; ended for this reason, once the linger is over.
+    Closed(BootTime, EndReason),
+}
+
+#[derive(Debug)]
+pub(super) struct LiveFlow<U> {
+    pub(super) tuple: Tuple,
+    pub(super) transport: Transport,
+    pub(super) local: Endpoint,
+    pub(super) remote: Endpoint,
+    pub(super) icmp: Option<(u8, u8)>,
+    pub(super) opening: Opening,
+    pub(super) sent: Volume,
+    pub(super) received: Volume,
+    pub(super) started_at: BootTime,
+    pub(super) last_seen: BootTime,
+    pub(super) ownership: Ownership,
+    pub(super) tcp: SocketTcp,
+    pub(super) has_primary: bool,
+    pub(super) phase: Phase,
+    pub(super) is_changed: bool,
+    pub(super) reported_at: BootTime,
+    /// When to look at it again, as in the agenda.
+    pub(super) due: BootTime,
+    /// The last sweep that still had it.
+    pub(super) sweep: u64,
+    pub(super) user: U,
+}
+
+impl<U> LiveFlow<U> {
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.sent.packets > 0 && self.received.packets > 0
+    }
+
+    pub(super) fn age(&self, id: FlowId) -> (bool, BootTime, FlowId) {
+        (self.is_confirmed(), self.last_seen, id)
+    }
+
+    /// When it ends if nothing comes; `None` while a socket holds it open.
+    pub(super) fn idle_at(&self, settings: &FlowSettings) -> Option<BootTime> {
+        let timeout = match self.transport {
+            Transport::TCP if self.has_primary => return None,
+            Transport::TCP => settings.tcp_half_open_timeout,
+            Transport::UDP => settings.udp_timeout,
+            _ => settings.other_timeout,
+        };
+        Some(self.last_seen.plus(timeout))
+    }
+
+    pub(super) fn next_look(&self, settings: &FlowSettings) -> BootTime {
+        if let Phase::Closed(at, _) = self.phase {
+            return at.plus(settings.socket_linger);
+        }
+        let update = self.is_changed.then(|| self.reported_at.plus(settings.update_interval));
+        let active = settings.active_timeout.map(|timeout| self.started_at.plus(timeout));
+        let looks = [self.idle_at(settings), update, active];
+        looks.into_iter().flatten().min().unwrap_or(BootTime(u64::MAX))
+    }
+
+    pub(super) fn snapshot(&self, id: FlowId, ended: Option<(BootTime, EndReason)>) -> FlowSnapshot {
+        let (source, destination, sent, received, direction) = match self.opening {
+            Opening::Active => (self.local, self.remote, self.sent, self.received, Direction::Egress),
+            Opening::Passive => (self.remote, self.local, self.received, self.sent, Direction::Ingress),
+        };
+        let is_tcp = self.transport == Transport::TCP;
+        FlowSnapshot {
+            id,
+            transport: self.transport,
+            source,
+            destination,
+            icmp: self.icmp,
+            direction,
+            sent,
+            received,
+            started_at: self.started_at,
+            last_seen: self.last_seen,
+            ended,
+            ownership: self.ownership,
+            tcp: is_tcp.then(|| self.tcp.summary(self.opening, &self.sent, &self.received)),
+        }
+    }
+}
+
+pub(super) fn grown(now: &Volume, before: &Volume) -> Option<Volume> {
+    Some(Volume {
+        ip_bytes: now.ip_bytes.checked_sub(before.ip_bytes)?,
+        packets: now.packets.checked_sub(before.packets)?,
+        // Counted elsewhere than the packets (by the socket itself), so it may lag behind them.
+        payload_bytes: now.payload_bytes.saturating_sub(before.payload_bytes),
+    })
+}
+
+pub(super) fn add(total: &mut Volume, more: &Volume) {
+    total.ip_bytes += more.ip_bytes;
+    total.packets += more.packets;
+    total.payload_bytes += more.payload_bytes;
+}
+
+pub(super) fn owner_of(report: &SocketReport) -> Ownership {
+    if report.scope == SocketScope::Kernel {
+        return Ownership::Kernel;
+    }
+    Ownership::Socket(SocketOwner {
+        cookie: report.cookie,
+        user: report.user,
+        creator: report.creator,
+        method: report.method,
+        unknown: report.unknown,
+        is_shared: report.is_shared,
+    })
+}
+
+pub(super) fn key_of(report: &SocketReport) -> FlowKey {
+    let (mut key, _) = FlowKey::of_endpoints(report.transport, report.local, report.remote);
+    if let (Some((kind, code)), [0, 0]) = (report.icmp, key.ports) {
+        key.ports = icmp_ports(report.transport.0, kind, code, 0);
+    }
+    key
+}
+
+/// Whether a kernel's packets answer the FIN of a connection that this host closed first and in order.
+pub(super) fn is_time_wait_answer<U>(live: &LiveFlow<U>, report: &SocketReport) -> bool {
+    let is_in_order = matches!(live.phase, Phase::Closed(_, EndReason::EndOfFlow));
+    live.has_primary && is_in_order && report.received.packets == 0 && socket_tcp::is_active_close(&live.tcp)
+}
