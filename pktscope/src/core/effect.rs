@@ -63,6 +63,8 @@ pub struct ProcessLookup {
     pub depth: LookupDepth,
     /// Absolute path of the image where an earlier answer gave it, else empty.
     pub executable: Arc<str>,
+    /// The kernel's name for it, empty where not known.
+    pub comm: Arc<str>,
     /// The path given to `execve`, empty where not known.
     pub filename: Arc<str>,
     /// Device and inode of its image, where known.

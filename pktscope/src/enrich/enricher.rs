@@ -560,7 +560,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(path_of(&bench.ask_quick(question.clone())), program);
-        let other = Some(FileId { device: 1, inode: 1 });
+        let other = Some(FileId { device: 0xffff, inode: 1 });
         let facts = bench.ask_quick(ProcessLookup { file: other, ..question });
         assert_eq!(facts.executable, None);
         assert!(facts.missing.unwrap().contains("ended before"));
@@ -636,6 +636,25 @@ mod tests {
         assert_eq!(path_of(&quick), Path::new("/memfd:payload"));
         assert!(quick.missing.unwrap().contains("memfd"));
         assert_eq!(files.hash, sha256sum(Path::new(WAITS)));
+    }
+
+    #[test]
+    fn a_file_in_memory_that_went_with_its_process_is_known_as_one() {
+        let mut bench = Bench::new();
+        let memory = memfd_create("payload", MemfdFlags::CLOEXEC).unwrap();
+        let stat = rustix::fs::fstat(&memory).unwrap();
+        let question = ProcessLookup {
+            key: ended_key(),
+            filename: "/dev/fd/3".into(),
+            comm: "memfd:payload".into(),
+            file: Some(FileId { device: stat.st_dev, inode: stat.st_ino }),
+            ..Default::default()
+        };
+        let quick = bench.ask_quick(question.clone());
+        assert_eq!(path_of(&quick), Path::new("/memfd:payload"));
+        assert!(quick.missing.unwrap().contains("memfd"));
+        let older = ProcessLookup { comm: "3".into(), ..question };
+        assert_eq!(path_of(&bench.ask_quick(older)), Path::new("/memfd:"));
     }
 
     #[test]

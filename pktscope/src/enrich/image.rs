@@ -98,6 +98,13 @@ fn ended(
             Match::Different => {}
         }
     }
+    if let Some(name) = memory_name(question, seen) {
+        return Found {
+            path: Some(name),
+            missing: Some(format!("executable: a file in memory (memfd): {failure}")),
+            file: None,
+        };
+    }
     match by_name {
         Some(file) => Found {
             missing: Some(format!("executable: {} by its name only: {failure}", file.path)),
@@ -106,6 +113,14 @@ fn ended(
         },
         None => Found { missing: Some(format!("executable: {failure}")), ..Found::default() },
     }
+}
+
+/// The name of a file in memory that went with its process: newer kernels take the process's own name from it, cut to 15
+/// bytes (fs/exec.c, begin_new_exec).
+fn memory_name(question: &ProcessLookup, seen: &SeenFiles) -> Option<Arc<str>> {
+    let is_in_memory = question.file.is_some_and(|file| Some(file.device) == seen.memory_device());
+    let name = question.comm.strip_prefix("memfd:").unwrap_or("");
+    is_in_memory.then(|| format!("{MEMFD}{name}").into())
 }
 
 /// A file that was written after it ran still has its path, but what ran is gone.

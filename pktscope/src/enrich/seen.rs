@@ -24,11 +24,12 @@ const HOLD: Duration = Duration::from_secs(5);
 pub struct SeenFiles {
     paths: LruCache<FileId, Arc<str>>,
     held: VecDeque<(BootTime, FileId, OpenFile)>,
+    memory_device: Option<u64>,
 }
 
 impl Default for SeenFiles {
     fn default() -> Self {
-        Self { paths: LruCache::new(MAX_PATHS), held: VecDeque::new() }
+        Self { paths: LruCache::new(MAX_PATHS), held: VecDeque::new(), memory_device: memory_device() }
     }
 }
 
@@ -40,6 +41,11 @@ impl SeenFiles {
             self.held.push_back((now, id, again));
             self.held.drain(..self.held.len().saturating_sub(MAX_HELD));
         }
+    }
+
+    /// The device of files in memory (`memfd_create`), which lie on a mount of the kernel's own (mm/shmem.c, shm_mnt).
+    pub fn memory_device(&self) -> Option<u64> {
+        self.memory_device
     }
 
     /// The path that a file was last seen at.
@@ -63,6 +69,11 @@ impl SeenFiles {
     pub fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }
+}
+
+fn memory_device() -> Option<u64> {
+    let file = rustix::fs::memfd_create("device", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
+    Some(rustix::fs::fstat(&file).ok()?.st_dev)
 }
 
 #[cfg(test)]

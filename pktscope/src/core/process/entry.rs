@@ -56,6 +56,10 @@ pub(super) struct Entry {
     pub process: Option<Arc<Process>>,
     /// Oldest first.
     pub previous: Vec<Previous>,
+    /// The process as another user, and what it was made from: a server may have made sockets before it gave up its
+    /// rights, and others after.
+    pub other_user: Option<(Arc<Process>, Arc<Process>)>,
+    pub is_awaiting_user: bool,
     pub is_kernel_thread: bool,
     pub asked: Option<LookupDepth>,
     pub is_answered: bool,
@@ -78,6 +82,8 @@ impl Entry {
             parent_image: None,
             process: None,
             previous: Vec::new(),
+            other_user: None,
+            is_awaiting_user: false,
             is_kernel_thread: false,
             asked: None,
             is_answered: false,
@@ -128,7 +134,8 @@ impl Entry {
         let index = self.previous.iter().position(|previous| at < previous.replaced_at)?;
         let previous = &self.previous[index];
         let is_to_ask = previous.asked < Some(LookupDepth::Full);
-        let question = is_to_ask.then(|| self.question_about(&previous.image, previous.number, LookupDepth::Full));
+        let question = is_to_ask
+            .then(|| self.question_about((&previous.comm, &previous.image), previous.number, LookupDepth::Full));
         let process = match &previous.process {
             Some(process) => process.clone(),
             None => Arc::new(self.build(&previous.comm, &previous.image, boot_id)),
@@ -179,6 +186,19 @@ impl Entry {
         }
     }
 
+    /// A process of this entry as another user than its own.
+    pub(super) fn as_user(&mut self, process: Arc<Process>, uid: u32, user: Option<Arc<str>>) -> Arc<Process> {
+        if let Some((own, other)) = &self.other_user
+            && Arc::ptr_eq(own, &process)
+            && (other.uid, &other.user) == (Some(uid), &user)
+        {
+            return other.clone();
+        }
+        let other = Arc::new(Process { uid: Some(uid), user, ..process.as_ref().clone() });
+        self.other_user = Some((process, other.clone()));
+        other
+    }
+
     /// Makes the process anew after a change; `None` where nobody has seen it, or nothing that shows changed.
     pub(super) fn rebuild(&mut self, boot_id: &str) -> Option<Arc<Process>> {
         let old = self.process.as_ref()?;
@@ -204,16 +224,17 @@ impl Entry {
 
     /// The question to ask about it.
     pub(super) fn question(&self, depth: LookupDepth) -> ProcessLookup {
-        self.question_about(&self.image, self.image_number, depth)
+        self.question_about((&self.comm, &self.image), self.image_number, depth)
     }
 
-    fn question_about(&self, image: &Image, number: u32, depth: LookupDepth) -> ProcessLookup {
+    fn question_about(&self, (comm, image): (&Arc<str>, &Image), number: u32, depth: LookupDepth) -> ProcessLookup {
         ProcessLookup {
             key: self.key,
             image: number,
             image_at: image.at,
             depth,
             executable: image.executable.clone().unwrap_or_default(),
+            comm: comm.clone(),
             filename: image.filename.clone(),
             file: image.file,
             arguments: image.arguments.clone(),

@@ -25,13 +25,16 @@ use super::{
     strings::{Strings, fixed_hasher},
 };
 use crate::core::{
-    effect::{Effect, Lookup, LookupDepth},
+    effect::{Effect, Lookup, LookupDepth, ProcessLookup},
     event::{Exec, Exit, Fork, ProcessFacts, Running, Stamp},
     time::BootTime,
 };
 
 /// Files whose path is remembered; a host runs a few hundred different ones.
 const MAX_KNOWN_PATHS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// Users whose name is remembered.
+const MAX_USERS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// How long an image that was replaced by an exec is kept without being asked for: sockets that it used are reported
 /// within a few sweeps of one second.
@@ -93,6 +96,7 @@ pub struct ProcessTable {
     replaced: VecDeque<(BootTime, ProcessKey)>,
     /// Resolved paths, by file and the name given to `execve`.
     paths: LruCache<(FileId, Arc<str>), Arc<str>, RandomState>,
+    users: LruCache<u32, Option<Arc<str>>, RandomState>,
     strings: Strings,
     images: u64,
     counters: ProcessCounters,
@@ -111,6 +115,7 @@ impl ProcessTable {
             due: BTreeSet::new(),
             replaced: VecDeque::new(),
             paths: LruCache::with_hasher(MAX_KNOWN_PATHS, fixed_hasher()),
+            users: LruCache::with_hasher(MAX_USERS, fixed_hasher()),
             strings: Strings::new(),
             images: 0,
             counters: ProcessCounters::default(),
@@ -190,6 +195,10 @@ impl ProcessTable {
             self.counters.unknown_answers += 1;
             return None;
         };
+        entry.is_awaiting_user = false;
+        if let Some(uid) = facts.uid {
+            self.users.put(uid, self.strings.share_some(facts.user.as_ref()));
+        }
         if entry.image_number != facts.image {
             self.counters.stale_answers += 1;
             return entry.apply_to_previous(facts, &mut self.strings, &self.boot_id);
@@ -207,16 +216,17 @@ impl ProcessTable {
     /// The process of a stamp, made known and asked about where that is needed.
     pub fn lookup_or_request(&mut self, stamp: &Stamp, now: BootTime, effects: &mut Vec<Effect>) -> Arc<Process> {
         let key = self.use_stamp(stamp, now, effects);
-        self.materialise(key).unwrap_or_default()
+        let process = self.materialise(key).unwrap_or_default();
+        self.as_stamped(process, stamp, now, effects)
     }
 
     /// As [`Self::lookup_or_request`], but the image that the process ran at `at`, where an exec replaced it since.
     pub fn lookup_at(&mut self, stamp: &Stamp, at: BootTime, now: BootTime, effects: &mut Vec<Effect>) -> Arc<Process> {
         let key = self.use_stamp(stamp, now, effects);
         let previous = self.entries.get_mut(&key).and_then(|entry| entry.previous_at(at, &self.boot_id));
-        let Some((process, question)) = previous else { return self.materialise(key).unwrap_or_default() };
+        let (process, question) = previous.unwrap_or_else(|| (self.materialise(key).unwrap_or_default(), None));
         effects.extend(question.map(|question| Effect::Lookup(Lookup::Process(question))));
-        process
+        self.as_stamped(process, stamp, now, effects)
     }
 
     /// The process of a key, where it is known.
@@ -227,9 +237,10 @@ impl ProcessTable {
     /// Whether all that tells the program is known, its hash too, or will not become known: until then a flow's first
     /// report waits, for at most [`ProcessLimits::settle_timeout`].
     pub fn is_settled(&self, key: ProcessKey) -> bool {
-        self.entries
-            .get(&key.rounded())
-            .is_none_or(|entry| entry.is_settled() || matches!(entry.announcement, Announcement::Done))
+        self.entries.get(&key.rounded()).is_none_or(|entry| {
+            let is_told = entry.announcement == Announcement::Done;
+            !entry.is_awaiting_user && (is_told || entry.is_settled())
+        })
     }
 
     /// Whether it is a thread of the kernel, which is no program.
@@ -239,8 +250,9 @@ impl ProcessTable {
 
     /// Announces what waited long enough and forgets what ended long ago; to be called about once a second.
     pub fn tick(&mut self, now: BootTime, effects: &mut Vec<Effect>) {
-        while let Some((_, key)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
-            self.announce(key, effects);
+        while let Some(next) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            self.due.remove(&next);
+            self.stop_waiting(next.1, effects);
         }
         while let Some((_, key)) = self.ended.first().copied().filter(|(at, _)| self.is_past_keeping(*at, now)) {
             self.forget_ended(key, now, effects);
@@ -379,6 +391,36 @@ impl ProcessTable {
         effects.push(Effect::Lookup(Lookup::Process(entry.question(depth))));
     }
 
+    /// A stamp's process as the user it had then, which may not be the one it started as.
+    fn as_stamped(
+        &mut self,
+        process: Arc<Process>,
+        stamp: &Stamp,
+        now: BootTime,
+        effects: &mut Vec<Effect>,
+    ) -> Arc<Process> {
+        let key = stamp.key.rounded();
+        let Some(entry) = self.entries.get_mut(&key).filter(|_| process.uid != Some(stamp.uid)) else {
+            return process;
+        };
+        let name = self.users.get(&stamp.uid).cloned();
+        if name.is_none() && !entry.is_awaiting_user {
+            entry.is_awaiting_user = true;
+            let question = ProcessLookup { uid: Some(stamp.uid), ..entry.question(LookupDepth::Image) };
+            effects.push(Effect::Lookup(Lookup::Process(question)));
+            self.due.insert((now.plus(self.limits.settle_timeout), key));
+        }
+        entry.as_user(process, stamp.uid, name.flatten())
+    }
+
+    fn stop_waiting(&mut self, key: ProcessKey, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.is_awaiting_user = false;
+        if matches!(entry.announcement, Announcement::DueBy(_)) {
+            self.announce(key, effects);
+        }
+    }
+
     fn announce(&mut self, key: ProcessKey, effects: &mut Vec<Effect>) {
         let process = self.materialise(key);
         let Some(entry) = self.entries.get_mut(&key) else { return };
@@ -440,7 +482,10 @@ impl Entry {
 
     fn apply(&mut self, facts: &ProcessFacts, strings: &mut Strings) {
         self.image = Arc::new(self.image.updated(facts, strings));
-        self.context = Arc::new(self.context.updated(facts, strings));
+        let is_about_own_user = facts.uid.is_none() || self.uid.is_none() || facts.uid == self.uid;
+        let user = self.context.user.clone();
+        let context = self.context.updated(facts, strings);
+        self.context = Arc::new(if is_about_own_user { context } else { Context { user, ..context } });
         self.parent = self.parent.or(facts.parent);
         self.uid = self.uid.or(facts.uid);
         self.is_kernel_thread |= facts.is_kernel_thread;
@@ -745,6 +790,31 @@ mod tests {
         assert!(bench.answer(&failed).is_none(), "nothing changed");
         assert_eq!(bench.table.get(child).unwrap(), before);
         assert_eq!((before.user.as_deref(), &before.hash), (Some("ann"), &known));
+    }
+
+    #[test]
+    fn a_process_that_changed_its_user_is_shown_as_what_it_was() {
+        let server = key(11, 6);
+        let mut bench = Bench::new(ProcessLimits::default());
+        bench.exec(server, key(10, 5), "/bin/server", &["server"]);
+        bench.owner(server);
+        let (uid, user) = (Some(1000), Some("ann".into()));
+        bench.answer(&ProcessFacts { uid, user, ..facts(server, 1, "/bin/server") });
+        bench.effects.clear();
+        let later = Stamp { uid: 65_534, ..stamp(server) };
+        let lookup = |bench: &mut Bench, stamp: &Stamp| {
+            let process = bench.table.lookup_or_request(stamp, bench.now, &mut bench.effects);
+            (process.uid.unwrap(), process.user.as_deref().map(str::to_owned))
+        };
+        assert_eq!(lookup(&mut bench, &later), (65_534, None));
+        assert_eq!(bench.told(), ["Image? 11"]);
+        assert!(!bench.table.is_settled(server));
+        let (uid, user) = (Some(65_534), Some("nobody".into()));
+        bench.answer(&ProcessFacts { key: server, image: 1, uid, user, ..Default::default() });
+        assert!(bench.table.is_settled(server));
+        assert_eq!(lookup(&mut bench, &later), (65_534, Some("nobody".to_owned())));
+        assert_eq!(lookup(&mut bench, &stamp(server)), (1000, Some("ann".to_owned())));
+        assert!(bench.told().is_empty(), "names are remembered");
     }
 
     #[test]
