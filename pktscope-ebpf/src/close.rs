@@ -2,7 +2,10 @@
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr::addr_of_mut};
 
-use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_skc_to_tcp_sock};
+use aya_ebpf::{
+    bindings::bpf_sock,
+    helpers::generated::{bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock},
+};
 use pktscope_common::{
     counters::Counter,
     knobs::{Field, settings},

@@ -9,10 +9,11 @@ use core::{
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::generated::bpf_get_socket_cookie,
+    helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_mptcp_sock},
 };
 use pktscope_common::{
     counters::Counter,
+    knobs::features,
     state::{Counts, PeerKey, SocketState, Stamp, Tuple, flags, method},
 };
 
@@ -456,7 +457,30 @@ fn new_state(sk: *mut bpf_sock, tuple: &Tuple) -> *mut SocketState {
         emit::count(Counter::StorageFailed, 1);
     } else {
         // SAFETY: not null.
-        unsafe { (*state).flags = flags::UNOWNED };
+        unsafe { own_subflow(&mut *state, sk) };
     }
     state
+}
+
+/// Gives a subflow of MPTCP the owner of its connection: the kernel makes subflows itself (net/mptcp/subflow.c,
+/// `mptcp_subflow_create_socket`). Any other socket is nobody's.
+#[inline(always)]
+fn own_subflow(state: &mut SocketState, sk: *mut bpf_sock) {
+    state.flags = flags::UNOWNED;
+    if !kernel::has_feature(features::MPTCP) {
+        return;
+    }
+    // SAFETY: the helper takes any socket and gives null where it is no subflow.
+    let connection = unsafe { bpf_skc_to_mptcp_sock(sk.cast()) };
+    if connection.is_null() {
+        return;
+    }
+    // SAFETY: a state of the same map, or null.
+    if let Some(owned) = unsafe { SOCKETS.get(connection.cast(), 0).as_ref() } {
+        state.user = owned.user;
+        state.creator = owned.creator;
+        state.method = owned.method;
+        state.netns = owned.netns;
+        state.flags = 0;
+    }
 }

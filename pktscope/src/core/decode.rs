@@ -234,7 +234,7 @@ fn report(about: &About, tuple: &Tuple, counts: &Counts, [user, creator]: [&stat
         local: endpoint(tuple.local_addr, tuple.local_port),
         remote: endpoint(tuple.remote_addr, tuple.remote_port),
         icmp: is_icmp.then_some((about.icmp[0], about.icmp[1])),
-        opening: opening(about.flags),
+        opening: opening(about.flags, tuple),
         interface: about.interface,
         user: owner(user),
         creator: owner(creator),
@@ -262,8 +262,15 @@ fn volume(tuple: &Tuple, ip_bytes: u64, packets: u64) -> Volume {
     Volume { ip_bytes, packets, payload_bytes }
 }
 
-fn opening(bits: u32) -> Opening {
-    if bits & flags::PASSIVE != 0 { Opening::Passive } else { Opening::Active }
+/// Who opened a flow. Of a connection older than the agent nobody saw it: servers listen on ports below those that
+/// clients are given (net.ipv4.ip_local_port_range), so the higher port is taken for the client's.
+fn opening(bits: u32, tuple: &Tuple) -> Opening {
+    let is_lower = u16::from_be_bytes(tuple.local_port) < u16::from_be_bytes(tuple.remote_port);
+    match bits & (flags::ACTIVE | flags::PASSIVE) {
+        0 if is_lower => Opening::Passive,
+        flags::PASSIVE => Opening::Passive,
+        _ => Opening::Active,
+    }
 }
 
 fn how(method: u8) -> Method {
@@ -439,6 +446,19 @@ mod tests {
         assert_eq!(split(b"a\0\0b c\0"), ["a", "", "b c"]);
         assert_eq!(split(b"cut sho"), ["cut sho"]);
         assert!(split(b"").is_empty());
+    }
+
+    #[test]
+    fn the_lower_port_is_the_server_where_nobody_saw_the_opening() {
+        let tuple = |local: u16, remote: u16| Tuple {
+            local_port: local.to_be_bytes(),
+            remote_port: remote.to_be_bytes(),
+            ..Tuple::default()
+        };
+        assert_eq!(opening(flags::OLD, &tuple(443, 50_000)), Opening::Passive);
+        assert_eq!(opening(flags::OLD, &tuple(50_000, 443)), Opening::Active);
+        assert_eq!(opening(flags::ACTIVE, &tuple(443, 50_000)), Opening::Active);
+        assert_eq!(opening(flags::PASSIVE, &tuple(50_000, 443)), Opening::Passive);
     }
 
     #[test]

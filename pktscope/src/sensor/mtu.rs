@@ -31,7 +31,7 @@ impl Mtus {
         mtus
     }
 
-    /// Reads the interfaces of every network namespace that a process is in. One that cannot be entered is left out: the
+    /// Reads the interfaces of every network namespace that has a name or a process. One that cannot be entered is left out: the
     /// kernel programs count what they then have to assume.
     pub(super) fn refresh(&mut self) {
         for path in namespaces().into_values().take(MAX_NAMESPACES) {
@@ -48,8 +48,10 @@ impl Mtus {
 
 /// One path into each network namespace, by its inode number.
 fn namespaces() -> BTreeMap<u64, PathBuf> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let paths = processes.map(|process| process.path().join("ns/net"));
+    let entries = |folder| fs::read_dir(folder).into_iter().flatten().flatten();
+    // Those that `ip netns` names need no process.
+    let named = entries("/run/netns").map(|name| name.path());
+    let paths = named.chain(entries("/proc").map(|process| process.path().join("ns/net")));
     paths.filter_map(|path| Some((fs::metadata(&path).ok()?.ino(), path))).collect()
 }
 

@@ -13,7 +13,7 @@ use aya::{
 };
 use pktscope_common::{
     counters::{COUNTER_NAMES, Counter},
-    knobs::settings,
+    knobs::{features, settings},
     limits::{PEER_ENTRIES, RING_BYTES},
 };
 
@@ -95,11 +95,22 @@ impl Sensor {
     /// # Errors
     /// [`SensorError`] where nothing could be counted.
     pub fn attach(settings: &SensorSettings) -> Result<Self, SensorError> {
-        let facts = KernelFacts::read(settings)?;
+        let mut facts = KernelFacts::read(settings)?;
+        match Self::attach_with(settings, &facts) {
+            // The one call that kernels have before they let it be used here: better without than not at all.
+            Err(SensorError::Required { .. }) if facts.features & features::MPTCP != 0 => {
+                facts.features &= !features::MPTCP;
+                Self::attach_with(settings, &facts)
+            }
+            result => result,
+        }
+    }
+
+    fn attach_with(settings: &SensorSettings, facts: &KernelFacts) -> Result<Self, SensorError> {
         let (cgroup, folder) = open_cgroup(settings.cgroup.as_deref())?;
-        let mut ebpf = load::load(settings, &facts)?;
+        let mut ebpf = load::load(settings, facts)?;
         let map_fds = map_fds(&ebpf);
-        let attached = attach::attach(&mut ebpf, settings, &facts, &folder)?;
+        let attached = attach::attach(&mut ebpf, settings, facts, &folder)?;
         Ok(Self {
             ring: take(&mut ebpf, "RECORDS")?,
             ring_counts: RingCounts::default(),
