@@ -2,15 +2,12 @@
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr::addr_of_mut};
 
-use aya_ebpf::{
-    bindings::bpf_sock,
-    helpers::generated::{bpf_skc_to_mptcp_sock, bpf_skc_to_tcp_sock},
-};
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_skc_to_tcp_sock};
 use pktscope_common::{
     counters::Counter,
     knobs::{Field, settings},
     record::{RecordKind, SocketRecord},
-    state::{Counts, SocketState, flags},
+    state::{SocketState, flags},
 };
 
 use crate::{
@@ -72,7 +69,7 @@ fn may_linger(bits: u32) -> bool {
 #[inline(always)]
 pub fn reconnected(state: &mut SocketState) {
     end(state, TcpDetail::default());
-    state.counts = Counts::default();
+    state.counts = kernel::zeroed();
     state.reported_packets = 0;
     state.flags &= flags::UNOWNED | flags::SHARED | flags::RAW | flags::HAS_PEERS;
 }

@@ -16,7 +16,6 @@ pub mod protocol {
     pub const UDPLITE: u8 = 136;
 }
 
-const IPV4_HEADER_BYTES: u32 = 20;
 /// Bytes of IPv6's fixed header (RFC 8200 section 3).
 pub const IPV6_HEADER_BYTES: u32 = 40;
 /// Extension headers that are followed, which share one layout (RFC 8200 section 4.3): each more doubles what the
@@ -90,37 +89,64 @@ pub fn parse<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Opt
     Some(layout)
 }
 
+/// An address as two words, as it lies in memory.
+type Words = [u64; 2];
+
 /// Puts source and destination where `W` says that they belong.
 #[inline(always)]
-fn place<W: Way>(tuple: &mut Tuple, source: [u8; 16], destination: [u8; 16]) {
-    if W::IS_SENT {
-        tuple.local_addr = source;
-        tuple.remote_addr = destination;
-    } else {
-        tuple.local_addr = destination;
-        tuple.remote_addr = source;
+fn place<W: Way>(tuple: &mut Tuple, source: Words, destination: Words) {
+    let (local, remote) = if W::IS_SENT { (source, destination) } else { (destination, source) };
+    let (to_local, to_remote) =
+        (tuple.local_addr.as_mut_ptr().cast::<u64>(), tuple.remote_addr.as_mut_ptr().cast::<u64>());
+    // SAFETY: a tuple is aligned to words, and each address is two.
+    unsafe {
+        to_local.write(local[0]);
+        to_local.add(1).write(local[1]);
+        to_remote.write(remote[0]);
+        to_remote.add(1).write(remote[1]);
     }
 }
 
-/// `::ffff:a.b.c.d`.
+/// `::ffff:a.b.c.d` of an address in network order.
 #[inline(always)]
-fn map_v4(a: u8, b: u8, c: u8, d: u8) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+pub fn map_v4(addr: u32) -> Words {
+    let prefix = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    let second = if cfg!(target_endian = "little") {
+        u64::from(addr) << 32 | u64::from(prefix)
+    } else {
+        u64::from(prefix) << 32 | u64::from(addr)
+    };
+    [0, second]
+}
+
+/// Copies words out of a packet.
+#[inline(always)]
+fn load_words<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u64; N]> {
+    let mut words = MaybeUninit::<[u64; N]>::uninit();
+    // SAFETY: as in `load`.
+    unsafe {
+        let result = bpf_skb_load_bytes(skb.cast::<c_void>(), offset, words.as_mut_ptr().cast(), (N * 8) as u32);
+        if result == 0 { Some(words.assume_init()) } else { None }
+    }
 }
 
 #[inline(always)]
 fn parse_v4<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Option<Layout> {
-    let ip = load::<{ IPV4_HEADER_BYTES as usize }>(skb, offset)?;
-    place::<W>(tuple, map_v4(ip[12], ip[13], ip[14], ip[15]), map_v4(ip[16], ip[17], ip[18], ip[19]));
-    tuple.protocol = ip[9];
-    Some(Layout { network_bytes: u32::from(ip[0] & 0xf) * 4, is_v6: false })
+    let [first] = load::<1>(skb, offset)?;
+    let [protocol] = load::<1>(skb, offset + 9)?;
+    // Source and destination, one word.
+    let addrs = load_words::<1>(skb, offset + 12)?[0].to_ne_bytes();
+    let source = u32::from_ne_bytes([addrs[0], addrs[1], addrs[2], addrs[3]]);
+    let destination = u32::from_ne_bytes([addrs[4], addrs[5], addrs[6], addrs[7]]);
+    place::<W>(tuple, map_v4(source), map_v4(destination));
+    tuple.protocol = protocol;
+    Some(Layout { network_bytes: u32::from(first & 0xf) * 4, is_v6: false })
 }
 
 #[inline(always)]
 fn parse_v6<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Option<Layout> {
-    let source = load::<16>(skb, offset + 8)?;
-    let destination = load::<16>(skb, offset + 24)?;
-    place::<W>(tuple, source, destination);
+    let words = load_words::<4>(skb, offset + 8)?;
+    place::<W>(tuple, [words[0], words[1]], [words[2], words[3]]);
     let [mut next] = load::<1>(skb, offset + 6)?;
     let mut bytes = IPV6_HEADER_BYTES;
     for _ in 0..EXTENSION_HEADERS {

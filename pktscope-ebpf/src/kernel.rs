@@ -4,7 +4,10 @@
 //! data, the constant offset, and checks both against the kernel's BTF. A null or stale pointer reads as zero
 //! (kernel/bpf/verifier.c, `BPF_PROBE_MEM`).
 
-use core::ptr::{addr_of, read_volatile};
+use core::{
+    mem::MaybeUninit,
+    ptr::{addr_of, read_volatile},
+};
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_boot_ns};
 use pktscope_common::knobs::{FIELD_COUNT, Field, features};
@@ -32,6 +35,23 @@ pub fn has_feature(feature: u64) -> bool {
 pub fn now() -> u64 {
     // SAFETY: takes no arguments.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// A value of zeros, written word by word: for anything else the compiler calls `memset`, a loop over bytes that the
+/// verifier walks on every path.
+///
+/// `T` is made of integers, and its size and alignment are those of words.
+#[inline(always)]
+pub fn zeroed<T: Copy>() -> T {
+    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+    let mut value = MaybeUninit::<T>::uninit();
+    let words = value.as_mut_ptr().cast::<u64>();
+    for index in 0..size_of::<T>() / 8 {
+        // SAFETY: within `value`; volatile, so that the stores stay stores.
+        unsafe { words.add(index).write_volatile(0) };
+    }
+    // SAFETY: every byte is written, and zero is a value of every integer.
+    unsafe { value.assume_init() }
 }
 
 /// Address of a field.

@@ -32,7 +32,7 @@ pub fn dropped(skb: Kernel, sk: Kernel) {
     if skb.is_null() || sk.is_null() || kernel::read::<u8>(sk, Field::SockState) != TCP_TIME_WAIT {
         return;
     }
-    let mut key = PeerKey { cookie: 0, netns: 0, tuple: Tuple::default() };
+    let mut key: PeerKey = kernel::zeroed();
     read_tuple(&mut key.tuple, sk);
     let Some(place) = peer::find(&key) else { return };
     let has_fin = control::<u8>(skb, Field::TcpControlFlags) & TCP_FIN != 0;

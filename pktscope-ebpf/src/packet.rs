@@ -331,7 +331,7 @@ pub const NOWHERE: Place =
 /// inspected and counted once: what is inlined twice the verifier walks many times.
 #[inline(always)]
 fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState) {
-    let mut key = PeerKey::default();
+    let mut key: PeerKey = kernel::zeroed();
     let Some(layout) = header::parse::<W>(skb, 0, &mut key.tuple) else {
         return unparsed(skb);
     };

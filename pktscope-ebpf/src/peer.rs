@@ -133,8 +133,9 @@ fn note_sent<W: Way>(state: &mut SocketState, bits: u32) {
 #[inline(always)]
 fn lingered(key: &PeerKey, peer: &PeerState, size: Size) {
     let (cookie, bytes) = (peer.cookie, size.bytes);
-    let counts =
-        Counts { sent_bytes: bytes, sent_packets: 1, received_bytes: bytes, received_packets: 1, ..Counts::default() };
+    let mut counts: Counts = kernel::zeroed();
+    (counts.sent_bytes, counts.sent_packets) = (bytes, 1);
+    (counts.received_bytes, counts.received_packets) = (bytes, 1);
     let is_told = emit::record::<LingerRecord>(Counter::LingerRingFull, |slot| {
         slot.write(LingerRecord { header: emit::header::<LingerRecord>(RecordKind::Linger), cookie, counts });
     });
@@ -147,9 +148,12 @@ fn lingered(key: &PeerKey, peer: &PeerState, size: Size) {
 /// Leaves a place for what TIME_WAIT will send for a connection that is over; false where there is none.
 #[inline(always)]
 pub fn expect_lingering(state: &SocketState) -> bool {
-    let mut key = PeerKey { cookie: 0, netns: 0, tuple: state.tuple };
+    let mut key: PeerKey = kernel::zeroed();
+    key.tuple = state.tuple;
     clear_icmp(&mut key);
-    let place = PeerState { flags: flags::LINGERS, cookie: state.cookie, ..PeerState::default() };
+    let mut place: PeerState = kernel::zeroed();
+    place.flags = flags::LINGERS;
+    place.cookie = state.cookie;
     PEERS.insert(&key, &place, 0).is_ok()
 }
 
@@ -165,8 +169,10 @@ fn clear_icmp(key: &mut PeerKey) -> (u8, u8) {
 /// A peer met for the first time.
 #[inline(always)]
 fn fresh(skb: *mut __sk_buff, key: &PeerKey, state: Option<&SocketState>, bits: u32) -> PeerState {
-    let mut fresh =
-        PeerState { started_at: kernel::now(), interface: context!(skb, ifindex), flags: bits, ..PeerState::default() };
+    let mut fresh: PeerState = kernel::zeroed();
+    fresh.started_at = kernel::now();
+    fresh.interface = context!(skb, ifindex);
+    fresh.flags = bits;
     fresh.cookie = key.cookie;
     if let Some(state) = state {
         fresh.user = state.user;
@@ -200,7 +206,7 @@ fn overflow<W: Way>(skb: *mut __sk_buff, size: Size) {
     if let Some(counts) = OVERFLOW.get_ptr_mut(&cookie) {
         return packet::add::<W>(counts, size);
     }
-    let mut fresh = Counts::default();
+    let mut fresh: Counts = kernel::zeroed();
     packet::add::<W>(&raw mut fresh, size);
     if OVERFLOW.insert(&cookie, &fresh, u64::from(BPF_NOEXIST)).is_err() {
         emit::count(if W::IS_SENT { Counter::PeersFullSentBytes } else { Counter::PeersFullReceivedBytes }, size.bytes);
