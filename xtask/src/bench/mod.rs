@@ -7,6 +7,7 @@ mod agent;
 mod arguments;
 mod bpf;
 mod cpu;
+mod detection;
 mod flow_tracker;
 mod flows;
 mod idle;

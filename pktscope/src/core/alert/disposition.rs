@@ -142,7 +142,7 @@ impl Default for DispositionSettings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DispositionRow {
     /// What makes it the same record.
-    pub key: u128,
+    pub key: u64,
     /// The rule.
     pub rule: RuleId,
     /// The judgement.
@@ -194,11 +194,11 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct Dispositions {
     settings: DispositionSettings,
-    records: AHashMap<u128, Counted>,
+    records: AHashMap<u64, Counted>,
     /// Keys by bucket, so that the oldest leave together; a key may be left behind by a later verdict.
-    by_bucket: BTreeMap<i64, Vec<u128>>,
+    by_bucket: BTreeMap<i64, Vec<u64>>,
     counts: [BTreeMap<i64, [u32; 3]>; RuleId::ALL.len()],
-    changed: Vec<u128>,
+    changed: Vec<u64>,
     evicted: u64,
 }
 
@@ -327,7 +327,7 @@ impl Dispositions {
         at.0.div_euclid(nanos(self.settings.bucket).max(1))
     }
 
-    fn count(&mut self, key: u128, counted: Counted, is_new_in_bucket: bool) {
+    fn count(&mut self, key: u64, counted: Counted, is_new_in_bucket: bool) {
         let bucket = self.bucket_of(counted.at);
         self.records.insert(key, counted);
         if is_new_in_bucket {
@@ -362,7 +362,7 @@ impl Dispositions {
         }
     }
 
-    fn drop_keys(&mut self, bucket: i64, keys: &[u128]) {
+    fn drop_keys(&mut self, bucket: i64, keys: &[u64]) {
         keys.iter().for_each(|key| self.forget_key(bucket, *key));
         self.counts.iter_mut().for_each(|rule| {
             rule.remove(&bucket);
@@ -370,7 +370,7 @@ impl Dispositions {
     }
 
     /// Forgets a key, unless a later verdict moved it to another bucket.
-    fn forget_key(&mut self, bucket: i64, key: u128) {
+    fn forget_key(&mut self, bucket: i64, key: u64) {
         if self.records.get(&key).is_some_and(|counted| self.bucket_of(counted.at) == bucket) {
             self.records.remove(&key);
         }
@@ -378,7 +378,7 @@ impl Dispositions {
 }
 
 impl Counted {
-    fn row(&self, key: u128) -> DispositionRow {
+    fn row(&self, key: u64) -> DispositionRow {
         DispositionRow { key, rule: self.rule, verdict: self.verdict, at: self.at }
     }
 }
@@ -390,9 +390,9 @@ fn nanos(duration: Duration) -> i64 {
 /// What makes two records the same: the alert or incident they are about; where they name none, all they say but the
 /// verdict, so that a re-read counts once and a changed verdict replaces.
 ///
-/// FNV-1a of 128 bits (draft-eastlake-fnv): the key is stored, so it must be the same on every machine and in every
-/// version.
-fn key(rule: RuleId, record: &Record) -> u128 {
+/// FNV-1a of 64 bits (draft-eastlake-fnv): the key is stored, so it must be the same on every machine and in every
+/// version. At the bound of records two of them share a key once in billions of times.
+fn key(rule: RuleId, record: &Record) -> u64 {
     let mut digest = Fnv::new();
     digest.take(rule.id().as_bytes());
     match &record.scope {
@@ -407,17 +407,17 @@ fn key(rule: RuleId, record: &Record) -> u128 {
 }
 
 /// FNV-1a, each field followed by a byte that no UTF-8 text holds.
-struct Fnv(u128);
+struct Fnv(u64);
 
 impl Fnv {
     fn new() -> Self {
-        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+        Self(0xcbf2_9ce4_8422_2325)
     }
 
     fn take(&mut self, bytes: &[u8]) -> &mut Self {
-        const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
         for &byte in bytes.iter().chain(&[0xff]) {
-            self.0 = (self.0 ^ u128::from(byte)).wrapping_mul(PRIME);
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(PRIME);
         }
         self
     }

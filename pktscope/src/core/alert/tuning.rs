@@ -79,7 +79,7 @@ fn suppressions(rule: RuleId, marked: &[(Verdict, Subject)], settings: &TuningSe
             ProposedSuppression { program, destination, hides }
         })
         .collect();
-    proposed.sort_by(|a, b| b.hides.cmp(&a.hides));
+    proposed.sort_by_key(|proposal| std::cmp::Reverse(proposal.hides));
     proposed.truncate(settings.max_clusters);
     proposed
 }

@@ -7,7 +7,7 @@
 //! - **Benign causes**: backups and image pushes on a fast link: set the bound to what the link is for.
 //! - **Reference**: netwatch-sdk's bandwidth alert.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     DetectionSettings, Detector, Finding, LedgerSight, Sight, Verdict,
@@ -37,10 +37,36 @@ struct Second {
     senders: Vec<(Actor, u64, Arc<Flow>)>,
 }
 
+/// Small flows' bytes by minute: spread over the minute together, not one by one over the seconds.
+#[derive(Debug, Default)]
+struct Background {
+    minutes: [(u32, u64); 8],
+}
+
+impl Background {
+    fn add(&mut self, second: u32, bytes: u64) {
+        let minute = second / 60;
+        let slot = &mut self.minutes[(minute % 8) as usize];
+        if slot.0 != minute {
+            *slot = (minute, 0);
+        }
+        slot.1 += bytes;
+    }
+
+    /// Bytes a second of a second's minute, as far as it is known.
+    fn rate(&self, second: u32) -> u64 {
+        let minute = second / 60;
+        let (known, bytes) = self.minutes[(minute % 8) as usize];
+        if known == minute { bytes / 60 } else { 0 }
+    }
+}
+
 /// Decides `bandwidth`.
 #[derive(Debug, Default)]
 pub struct Bandwidth {
-    seconds: VecDeque<Second>,
+    /// The last seconds, each at its number modulo the length.
+    ring: Vec<Second>,
+    background: Background,
     /// How long the interfaces have sent above the bound.
     above: Duration,
     last_named: Option<Steady>,
@@ -57,9 +83,11 @@ impl Detector for Bandwidth {
             return Verdict::Normal;
         }
         let (first, last) = stretch(sight);
-        self.spread(sight, first, last);
+        if !self.spread(sight, first, last, settings.bandwidth.bytes_per_second) {
+            return Verdict::Normal;
+        }
         let bounds = settings.bandwidth;
-        let until = last.saturating_add(bounds.seconds - bounds.seconds.min(1));
+        let until = last.saturating_add(bounds.seconds.saturating_sub(1));
         let Some(end) = self.run(first, until, bounds.bytes_per_second, bounds.seconds) else { return Verdict::Normal };
         if normal.learning.is_learning() {
             return Verdict::Normal;
@@ -104,54 +132,65 @@ fn rate(bytes: u64, seconds: f64) -> u64 {
 }
 
 impl Bandwidth {
-    /// Spreads a change's bytes over its seconds.
-    fn spread(&mut self, sight: &Sight<'_>, first: u32, last: u32) {
+    /// Spreads a change's bytes over its seconds; whether one of them is above the bound.
+    fn spread(&mut self, sight: &Sight<'_>, first: u32, last: u32, bound: u64) -> bool {
         // A report covers the time after the one before, so the first second counts only where it is the only one.
         let first = if first < last { first + 1 } else { first };
         let share = sight.delta.sent / u64::from(last - first + 1);
+        if first < last && share < NAMED_BYTES {
+            self.background.add(last, sight.delta.sent);
+            return false;
+        }
+        let background = self.background.rate(last);
+        let mut is_above = false;
         for number in first..=last {
             let Some(second) = self.second(number) else { continue };
             second.bytes += share;
+            is_above |= second.bytes + background > bound;
             if share >= NAMED_BYTES {
                 second.name(sight, share);
             }
         }
+        is_above
     }
 
+    /// The slot of a second; `None` where it is older than the ring.
     fn second(&mut self, number: u32) -> Option<&mut Second> {
-        let newest = self.seconds.back().map_or(number, |second| second.number.max(number));
-        while self.seconds.front().is_some_and(|second| second.number + KEPT_SECONDS <= newest) {
-            self.seconds.pop_front();
+        if self.ring.is_empty() {
+            self.ring.resize_with(KEPT_SECONDS as usize, Second::default);
         }
-        if number + KEPT_SECONDS <= newest {
+        let slot = self.ring.get_mut((number % KEPT_SECONDS) as usize)?;
+        if slot.number > number {
             return None;
         }
-        let at = self.seconds.partition_point(|second| second.number < number);
-        if self.seconds.get(at).is_none_or(|second| second.number != number) {
-            self.seconds.insert(at, Second { number, ..Second::default() });
+        if slot.number < number {
+            slot.number = number;
+            slot.bytes = 0;
+            slot.senders.clear();
         }
-        self.seconds.get_mut(at)
+        Some(slot)
+    }
+
+    /// A second that is still in the ring.
+    fn known(&self, number: u32) -> Option<&Second> {
+        self.ring.get((number % KEPT_SECONDS) as usize).filter(|second| second.number == number)
     }
 
     /// The end of the first run of seconds above a bound that touches a stretch and was not yet reported.
     fn run(&self, first: u32, until: u32, bound: u64, length: u32) -> Option<u32> {
-        let start = self.seconds.partition_point(|second| second.number < first.saturating_sub(length));
         let mut run = 0;
-        let mut before = None;
-        for second in self.seconds.range(start..).take_while(|second| second.number <= until) {
-            let follows = before.is_none_or(|before| before + 1 == second.number);
-            run = if second.bytes <= bound { 0 } else { 1 + if follows { run } else { 0 } };
-            before = Some(second.number);
-            if run >= length && second.number > self.reported {
-                return Some(second.number);
+        for number in first.saturating_sub(length)..=until {
+            let is_above = self.known(number).is_some_and(|second| second.bytes + self.background.rate(number) > bound);
+            run = if is_above { run + 1 } else { 0 };
+            if run >= length && number > self.reported {
+                return Some(number);
             }
         }
         None
     }
 
     fn finding(&self, sight: &Sight<'_>, end: u32, normal: &Baseline, settings: &DetectionSettings) -> Option<Finding> {
-        let at = self.seconds.partition_point(|second| second.number < end);
-        let second = self.seconds.get(at)?;
+        let second = self.known(end)?;
         let (actor, bytes, flow) = second.senders.iter().max_by_key(|(_, bytes, _)| *bytes)?;
         let name = program_words(normal, actor.program);
         let bound = settings.bandwidth.bytes_per_second;

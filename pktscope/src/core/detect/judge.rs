@@ -11,7 +11,7 @@ use super::{
 use crate::core::{
     alert::{Alert, RuleId},
     baseline::{Location, PairState, ProgramId, Steady, rows::ProgramRow},
-    flow::{Attribution, Direction, Flow, FlowChange, Transport, UnknownReason},
+    flow::{Attribution, Direction, Flow, FlowAction, FlowChange, Transport, UnknownReason},
     time::Moment,
 };
 
@@ -27,7 +27,9 @@ impl Detection {
         let actor = match &flow.attribution {
             Attribution::Process(owner) => {
                 let process = self.programs.latest(&owner.process);
-                self.note_update_run(&process);
+                if change.action == FlowAction::Started {
+                    self.note_update_run(&process);
+                }
                 self.actor(&process, at, now, alerts)
             }
             Attribution::Unknown(UnknownReason::Capture) => self.capture_host(flow.source.addr, at),

@@ -42,10 +42,10 @@ impl Programs {
 
     /// What is best known of a process: the given value, or a later one with its facts.
     pub(super) fn latest(&self, process: &Arc<Process>) -> Arc<Process> {
-        match self.by_process.get(&process.key) {
-            Some((known, _)) if *identity_hash(process) == ImageHash::Pending => known.clone(),
-            _ => process.clone(),
+        if *identity_hash(process) != ImageHash::Pending {
+            return process.clone();
         }
+        self.by_process.get(&process.key).map_or_else(|| process.clone(), |(known, _)| known.clone())
     }
 }
 
