@@ -170,6 +170,7 @@ impl Turns {
 
     /// Reads the interfaces, all sockets, and the interfaces again; the core settles the rest.
     fn close_ledger(&mut self, now: Moment) {
+        self.note_addresses(now);
         let before = devices();
         self.sweep(SweepKind::Full, now);
         let after = devices();
@@ -178,6 +179,13 @@ impl Turns {
         let unowned_bytes = Vec::new();
         let reading = LedgerReading { at: clock::now().boot, interfaces, stacked, unowned_bytes, lost };
         self.pipeline.step(Event::Ledger(reading), now, &mut self.effects);
+    }
+
+    fn note_addresses(&mut self, now: Moment) {
+        match interfaces::addresses() {
+            Ok(addresses) => self.pipeline.step(Event::OwnAddresses(addresses), now, &mut self.effects),
+            Err(fault) => warn!("{fault}; the kernel's own packets are told by the addresses known so far"),
+        }
     }
 
     /// Every place that can lose something, with how much it lost so far.

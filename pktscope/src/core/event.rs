@@ -39,6 +39,8 @@ pub enum Event {
     RecordedLedger(Ledger),
     /// A sweep of all sockets is complete: sockets it did not report are gone.
     SweepDone(BootTime),
+    /// The addresses of the agent's network namespace, when they may have changed.
+    OwnAddresses(Vec<IpAddr>),
     /// Bytes that no socket of ours explains, or the interfaces' own counters: input of the ledger.
     Ledger(LedgerReading),
 }

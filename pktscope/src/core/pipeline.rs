@@ -14,13 +14,13 @@ mod complete;
 mod packets;
 mod settings;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{
     detect::{Detection, DetectionInput, DetectionSettings},
     dissect::flows::FlowDissector,
     effect::Effect,
-    event::{Answer, DnsMessage, Event, Payload, ServerName, SocketReport},
+    event::{Answer, DnsMessage, Event, Payload, ServerName, SocketReport, SocketScope},
     flow::{
         Domain, EndReason, FlowAction, FlowChange, FlowId, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
         Ownership, SocketTracker, Tracker,
@@ -103,6 +103,7 @@ pub struct Pipeline {
     completion: Completion,
     detection: Detection,
     ledger: LedgerBook,
+    own_addresses: BTreeSet<IpAddr>,
     changes: Changes,
     captured: Captured,
     dissected: Vec<Event>,
@@ -119,6 +120,7 @@ impl Pipeline {
             completion: Completion::new(&settings),
             detection,
             ledger: LedgerBook::default(),
+            own_addresses: BTreeSet::new(),
             changes: Changes::default(),
             captured: Captured::default(),
             dissected: Vec::new(),
@@ -147,6 +149,7 @@ impl Pipeline {
                 self.detect(DetectionInput::Ledger(&ledger), now, effects);
                 effects.push(Effect::Ledger(Arc::new(ledger)));
             }
+            Event::OwnAddresses(addresses) => self.own_addresses = addresses.into_iter().collect(),
             Event::SweepDone(at) => {
                 self.sockets.sweep_done(at, &mut self.changes);
                 self.complete_changes(now, effects);
@@ -220,10 +223,19 @@ impl Pipeline {
 
     fn on_socket(&mut self, report: &SocketReport, now: Moment, effects: &mut Vec<Effect>) {
         let counted = self.sockets.report(report, &mut self.changes);
-        if let Some(ownership) = counted.ownership.filter(|_| self.settings.is_in_ledger(report.netns)) {
+        if let Some(ownership) = counted.ownership.filter(|_| self.is_in_ledger(report)) {
             self.ledger.grow(report.interface, ledger_class(&ownership), &counted.growth);
         }
         self.complete_changes(now, effects);
+    }
+
+    /// Whether a report is of the agent's network namespace. Of the kernel's own sockets only their addresses tell.
+    fn is_in_ledger(&self, report: &SocketReport) -> bool {
+        match report.netns {
+            0 if report.scope == SocketScope::Kernel => self.own_addresses.contains(&report.local.addr),
+            0 => true,
+            netns => self.settings.netns == 0 || self.settings.netns == netns,
+        }
     }
 
     fn on_payload(&mut self, payload: &Payload, now: Moment, effects: &mut Vec<Effect>) {

@@ -4,11 +4,12 @@
 //! namespace (veth, netkit, dummy) unless they are ports of a bridge or bond. Bond, bridge, VLAN and their like add no
 //! IP bytes, so what uses them counts at the device below. Tunnels are left out: their outer packets count.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Stats64},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -71,27 +72,49 @@ pub enum Role {
 
 /// Lists the devices of the calling thread's network namespace.
 pub fn list() -> Result<Vec<Device>, InterfaceError> {
+    let mut links = Vec::new();
+    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            links.push(link);
+        }
+    })?;
+    Ok(into_devices(&links))
+}
+
+/// Lists the addresses of the calling thread's network namespace.
+pub fn addresses() -> Result<Vec<IpAddr>, InterfaceError> {
+    let mut addresses = Vec::new();
+    dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewAddress(row) = message {
+            // Of a point-to-point device `Address` is the other end's.
+            let own = |it: &AddressAttribute| if let AddressAttribute::Local(addr) = it { Some(*addr) } else { None };
+            let any = |it: &AddressAttribute| if let AddressAttribute::Address(addr) = it { Some(*addr) } else { None };
+            let found = row.attributes.iter().find_map(own).or_else(|| row.attributes.iter().find_map(any));
+            addresses.extend(found);
+        }
+    })?;
+    Ok(addresses)
+}
+
+/// Asks for all of something and hands on each row.
+fn dump(request: RouteNetlinkMessage, mut hand_on: impl FnMut(RouteNetlinkMessage)) -> Result<(), InterfaceError> {
     let failed = |operation| move |source| InterfaceError::Netlink { operation, source };
     let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("ask for"))?;
     socket.bind_auto().map_err(failed("ask for"))?;
     socket.connect(&SocketAddr::new(0, 0)).map_err(failed("ask for"))?;
-    socket.send(&dump_request(), 0).map_err(failed("ask for"))?;
-    let mut links = Vec::new();
+    socket.send(&dump_request(request), 0).map_err(failed("ask for"))?;
     let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
     loop {
         buffer.clear();
         socket.recv(&mut buffer, 0).map_err(failed("read"))?;
-        if take_datagram(&buffer, &mut links)? {
-            return Ok(into_devices(&links));
+        if take_datagram(&buffer, &mut hand_on)? {
+            return Ok(());
         }
     }
 }
 
-fn dump_request() -> Vec<u8> {
-    let mut message = NetlinkMessage::new(
-        NetlinkHeader::default(),
-        NetlinkPayload::from(RouteNetlinkMessage::GetLink(LinkMessage::default())),
-    );
+fn dump_request(request: RouteNetlinkMessage) -> Vec<u8> {
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
     message.header.flags = NLM_F_DUMP | NLM_F_REQUEST;
     message.header.sequence_number = 1;
     message.finalize();
@@ -100,8 +123,8 @@ fn dump_request() -> Vec<u8> {
     bytes
 }
 
-/// Adds one datagram's links; true at the end of the dump.
-fn take_datagram(mut bytes: &[u8], links: &mut Vec<LinkMessage>) -> Result<bool, InterfaceError> {
+/// Hands on one datagram's rows; true at the end of the dump.
+fn take_datagram(mut bytes: &[u8], hand_on: &mut impl FnMut(RouteNetlinkMessage)) -> Result<bool, InterfaceError> {
     while !bytes.is_empty() {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
             .map_err(|error| InterfaceError::Malformed(error.to_string()))?;
@@ -110,7 +133,7 @@ fn take_datagram(mut bytes: &[u8], links: &mut Vec<LinkMessage>) -> Result<bool,
             NetlinkPayload::Error(error) => {
                 return Err(InterfaceError::Netlink { operation: "read", source: error.to_io() });
             }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links.push(link),
+            NetlinkPayload::InnerMessage(row) => hand_on(row),
             _ => {}
         }
         let length = usize::try_from(message.header.length).unwrap_or(0).max(1).next_multiple_of(4);
@@ -233,6 +256,12 @@ pub fn readings(before: &[Device], after: &[Device]) -> (Vec<InterfaceReading>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loopback_s_address_is_ours() {
+        let addresses = addresses().expect("rtnetlink answers without privileges");
+        assert!(addresses.contains(&IpAddr::from([127, 0, 0, 1])), "{addresses:?}");
+    }
 
     #[test]
     fn loopback_is_listed_and_left_aside() {

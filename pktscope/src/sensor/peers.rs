@@ -96,7 +96,9 @@ impl Peers {
         if seen.idle_sweeps >= limit || (is_short && kind == SweepKind::Final) {
             return self.free(at, key, events);
         }
-        if (has_grown || kind != SweepKind::Changed) && !is_short {
+        // A handshake waits for the socket that takes it over; what the kernel sends is the ledger's business at once.
+        let is_handshake = state.flags & flags::HANDSHAKE != 0;
+        if (has_grown || kind != SweepKind::Changed) && !is_handshake {
             events.push(Event::Socket(decode::peer(key, state, at, IsClosed::No)));
         }
     }

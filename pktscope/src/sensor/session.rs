@@ -239,8 +239,13 @@ fn open_cgroup(wanted: Option<&Path>) -> Result<(PathBuf, File), SensorError> {
 
 /// The cgroup2 mount that shows the root of the hierarchy.
 fn cgroup_mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(cgroup_of_mount).map(PathBuf::from)
+    let find = |mounts: &str| {
+        let mounts = fs::read_to_string(mounts).ok()?;
+        mounts.lines().find_map(cgroup_of_mount)
+    };
+    // `ip netns exec` hides the mounts below /sys; those of the first process can still be reached by way of it.
+    let of_init = || find("/proc/1/mounts").map(|folder| format!("/proc/1/root{folder}"));
+    find("/proc/self/mounts").or_else(of_init).map(PathBuf::from)
 }
 
 /// The folder of a line of `/proc/self/mounts` that mounts cgroup2 (proc_pid_mounts(5)).

@@ -42,10 +42,3 @@ impl Default for PipelineSettings {
         }
     }
 }
-
-impl PipelineSettings {
-    /// Whether a namespace's sockets are in the ledger.
-    pub fn is_in_ledger(&self, netns: u64) -> bool {
-        self.netns == 0 || netns == 0 || self.netns == netns
-    }
-}
