@@ -61,7 +61,12 @@ impl Clauses {
     pub(super) fn of_table(query: &Query, table: Table) -> Self {
         let mut clauses = Self::default();
         let (alias, time) = table.names();
-        if let Some(since) = query.since {
+        if let (Some(since), Table::Processes) = (query.since, table) {
+            // A process that was written long ago may have talked since.
+            let condition = "(p.written_at >= ? OR p.id IN
+                (SELECT process_id FROM flows WHERE written_at >= ? AND last_seen >= ?))";
+            clauses.add(condition, [since.0.into(), since.0.into(), since.0.into()]);
+        } else if let Some(since) = query.since {
             clauses.add(&format!("{alias}.written_at >= ?"), [since.0.into()]);
             clauses.add(&format!("{alias}.{time} >= ?"), [since.0.into()]);
         }

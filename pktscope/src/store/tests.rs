@@ -220,6 +220,25 @@ fn filters_find_what_they_name() {
 }
 
 #[test]
+fn a_process_that_was_written_long_ago_is_found_where_it_talked_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), options()).unwrap();
+    let open = Flow { ended: None, ..flow() };
+    push_and_flush(&store, &[Effect::ProcessStarted(curl()), change(FlowAction::Started, open.clone())]);
+    let later = Moment { boot: now().boot.plus(NEVER), wall: now().wall.plus(NEVER) };
+    let since = Query { since: Some(now().wall.plus(NEVER / 2)), ..Query::default() };
+    let reader = Reader::open(folder.path()).unwrap();
+    assert_eq!(reader.processes(&since).unwrap(), []);
+    let effects = [change(FlowAction::Updated, Flow { last_seen: later.boot, ..open })];
+    store.handle().push(Batch { effects: &effects, now: later, ..Batch::default() });
+    store.handle().flush().unwrap();
+    let rows = reader.processes(&since).unwrap();
+    let [row] = rows.as_slice() else { panic!("{rows:?}") };
+    let traffic = row.traffic.unwrap();
+    assert_eq!((row.pid, traffic.flows, traffic.bytes_out, traffic.bytes_in), (4242, 1, 900, 5_000));
+}
+
+#[test]
 fn destinations_are_summed_by_name_or_address() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path(), options()).unwrap();
