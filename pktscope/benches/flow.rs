@@ -185,8 +185,7 @@ struct Theirs(FlowTracker<FiveTuple, ()>);
 
 impl Theirs {
     fn new(max_flows: usize) -> Self {
-        let mut config = FlowTrackerConfig::default();
-        config.max_flows = max_flows;
+        let config = FlowTrackerConfig { max_flows, ..FlowTrackerConfig::default() };
         Self(FlowTracker::with_config(FiveTuple::bidirectional(), config))
     }
 }

@@ -150,6 +150,7 @@ impl TcpState {
             return false;
         }
         match side {
+            0 if self.is_late_syn(header) => false,
             // A SYN after its refusal tries again, even with the same number (Windows does).
             0 => {
                 !self.has(0, seen::SYN)
@@ -164,6 +165,15 @@ impl TcpState {
         }
     }
 
+    /// Whether a SYN is the one that the responder's SYN, seen before it, acknowledged.
+    fn is_late_syn(&self, header: &TcpHeader) -> bool {
+        let acknowledged = self.acked[1].wrapping_sub(header.sequence.wrapping_add(1));
+        !self.has(0, seen::SYN)
+            && self.has(1, seen::SYN)
+            && self.has(1, seen::ACKED)
+            && acknowledged <= u32::from(u16::MAX)
+    }
+
     /// The sequence numbers that the peer of `side` takes: from its last acknowledgement to its window's end.
     fn is_in_window(&self, side: usize, sequence: u32) -> bool {
         let peer = 1 - side;
@@ -171,8 +181,8 @@ impl TcpState {
             return true;
         }
         if !self.has(peer, seen::ACKED) {
-            // One way only: nothing to hold it against but what the side itself sent.
-            return !self.has(side, seen::NEXT);
+            // One way only: nothing to hold it against but what the side itself sent last.
+            return !self.has(side, seen::NEXT) || self.next[side].wrapping_sub(sequence) <= 1;
         }
         let scale = match (self.scale(side), self.scale(peer)) {
             (SCALE_UNKNOWN, _) | (_, SCALE_UNKNOWN) => SCALE_ASSUMED,
@@ -361,6 +371,7 @@ impl Connection<'_> {
             (Inactive | SynSent, SynSent, true, true) if self.answers_syn(side, header) => {
                 *self.ends = [Established; 2];
             }
+            (Inactive | Partial, SynAckSent, true, false) => *self.ends = [Established; 2],
             (Inactive, _, true, false) => self.ends[side] = SynSent,
             (Inactive, Inactive | Partial | Established | Closed, true, true) => self.ends[side] = SynAckSent,
             (Inactive | Partial | SynSent, SynAckSent, false, true) => *self.ends = [Established; 2],
@@ -392,7 +403,7 @@ impl Connection<'_> {
         TcpSummary {
             history: self.history.text(losses.map(|losses| &losses.spill)),
             conn_state: conn_state(*self.ends, has_payload),
-            retransmitted: losses.map_or([0; 2], |losses| losses.retransmitted),
+            retransmitted: losses.map_or([0; 2], Losses::retransmitted),
             out_of_order: losses.map_or([0; 2], |losses| losses.out_of_order),
             gap_bytes: losses.map_or([0; 2], Losses::missing),
             handshake_rtt: (rtt != 0 && rtt != RTT_UNKNOWABLE).then(|| Duration::from_micros(u64::from(rtt))),

@@ -13,6 +13,8 @@ const HOLES: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub(in crate::core::flow) struct Losses {
     pub(super) retransmitted: [u64; 2],
+    /// SYN or FIN sent again.
+    pub(super) repeated: [u64; 2],
     pub(super) out_of_order: [u64; 2],
     pub(super) gap_bytes: [u64; 2],
     pub(super) gaps: [u64; 2],
@@ -77,6 +79,9 @@ impl Connection<'_> {
             let is_probe = payload <= 1 && start == next.wrapping_sub(1);
             if payload > 0 && !is_probe {
                 self.old_segment(side, start, payload);
+            } else if control > 0 {
+                // A SYN or FIN again: no letter, as Zeek's are for data.
+                self.losses().repeated[side] += 1;
             }
             return;
         }
@@ -138,6 +143,11 @@ impl Connection<'_> {
 }
 
 impl Losses {
+    /// Segments sent again, with data or without.
+    pub(super) fn retransmitted(&self) -> [u64; 2] {
+        [0, 1].map(|side| self.retransmitted[side] + self.repeated[side])
+    }
+
     /// Gaps, and holes that nothing filled.
     pub(super) fn missing(&self) -> [u64; 2] {
         [0, 1].map(|side| {
