@@ -2,7 +2,14 @@
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr::addr_of_mut};
 
-use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_skc_to_tcp_sock};
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock,
+    },
+    helpers::generated::bpf_skc_to_tcp_sock,
+    programs::SockOpsContext,
+};
 use pktscope_common::{
     counters::Counter,
     knobs::{Field, settings},
@@ -63,6 +70,36 @@ pub fn tcp_destroyed(sk: *mut c_void) {
 #[inline(always)]
 fn may_linger(bits: u32) -> bool {
     bits & (flags::ESTABLISHED | flags::FIN_RECEIVED | flags::RESET_RECEIVED | flags::RESET_SENT) == flags::ESTABLISHED
+}
+
+/// `TCP_CLOSE` of include/net/tcp_states.h.
+const TCP_CLOSE: u32 = 7;
+
+/// A TCP socket connects, is accepted, or changes its state: asks to be told of changes, and reports the last.
+#[inline(always)]
+pub fn tcp_changed(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            // Where the socket is no full one there is no end to tell of.
+            let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => closed(ctx),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let sk = context!(ctx.ops, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return;
+    }
+    if let Some(state) = unsafe { SOCKETS.get(sk.cast(), 0).as_mut() } {
+        let retransmitted = context!(ctx.ops, total_retrans);
+        let srtt_us = context!(ctx.ops, srtt_us) >> 3;
+        let flags = if srtt_us != 0 { flags::ESTABLISHED } else { 0 };
+        end(state, TcpDetail { retransmitted, srtt_us, flags, state: TCP_CLOSE as u8, ..TcpDetail::default() });
+    }
 }
 
 /// A socket connects again: its earlier connection is over.

@@ -3,8 +3,8 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr},
-    programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
+    programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
 };
 
 use crate::{close, linger, packet, process, socket};
@@ -99,6 +99,14 @@ pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
 pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     close::tcp_destroyed(ctx.arg(0));
     0
+}
+
+/// Reports the end of a TCP socket where tracing programs have no socket storage, below Linux 5.11.
+#[sock_ops]
+#[inline(always)]
+pub fn sock_ops(ctx: SockOpsContext) -> u32 {
+    close::tcp_changed(&ctx);
+    ALLOW as u32
 }
 
 /// Notes that a TCP socket was reset by the other side (net/ipv4/tcp_input.c, `tcp_reset`).

@@ -12,7 +12,7 @@ use aya::{
     maps::Map,
     programs::{
         BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Iter, Program,
-        ProgramError,
+        ProgramError, SockOps,
     },
 };
 use pktscope_common::knobs::{FIELDS, Field, NO_OFFSET};
@@ -126,6 +126,11 @@ fn attach_program(program: &mut Program, hook: &Hook, btf: &Btf, cgroup: &File) 
         }
         Kind::CgroupSockAddr => {
             let program: &mut CgroupSockAddr = program.try_into()?;
+            program.load()?;
+            program.attach(cgroup, mode).map(drop)
+        }
+        Kind::SockOps => {
+            let program: &mut SockOps = program.try_into()?;
             program.load()?;
             program.attach(cgroup, mode).map(drop)
         }

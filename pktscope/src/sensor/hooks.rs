@@ -13,6 +13,8 @@ pub(super) enum Kind {
     CgroupSock,
     /// `cgroup/connect4` and its like.
     CgroupSockAddr,
+    /// `cgroup/sock_ops`.
+    SockOps,
     /// A BTF tracepoint of the program's own name.
     Tracepoint,
     /// The iterator over the sockets' states.
@@ -183,6 +185,14 @@ pub(super) const HOOKS: &[Hook] = &[
         kind: Kind::Tracepoint,
         need: Need::Wanted,
         fields: TCP_FIELDS,
+    },
+    Hook {
+        program: "sock_ops",
+        attach_point: "cgroup/sock_ops",
+        lost_without: "the end of TCP connections, and their bytes since the last sweep",
+        kind: Kind::SockOps,
+        need: Need::InsteadOf("tcp_destroy_sock"),
+        fields: &[],
     },
     Hook {
         program: "tcp_receive_reset",
