@@ -2,7 +2,7 @@
 //!
 //! In: raised findings. Out: whether a later one is only more of the same.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ahash::AHashMap;
 
@@ -12,19 +12,24 @@ use crate::core::{baseline::Steady, detect::Actor};
 /// Programs with open incidents; beyond it the oldest are no longer grouped.
 const MAX_ACTORS: usize = 16_384;
 
+/// A process's contacts this soon after its program's first egress are the same cause; later ones are news.
+const FIRST_CONTACTS: Duration = Duration::from_secs(10);
+
 /// Whom a raised rule covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
     /// Findings about the same destination.
     Label,
+    /// Findings about the same process, for [`FIRST_CONTACTS`].
+    Process,
     /// Findings about the same actor.
     Actor,
 }
 
 /// Which rule's incident explains which other rule's finding, and how far.
 const COVERS: &[(RuleId, RuleId, Reach)] = &[
-    (RuleId::NewProcessEgress, RuleId::NewProcessDest, Reach::Actor),
-    (RuleId::NewProcessEgress, RuleId::NewGeo, Reach::Actor),
+    (RuleId::NewProcessEgress, RuleId::NewProcessDest, Reach::Process),
+    (RuleId::NewProcessEgress, RuleId::NewGeo, Reach::Process),
     (RuleId::IdentityChange, RuleId::NewProcessEgress, Reach::Actor),
     (RuleId::NewProcessDest, RuleId::NewGeo, Reach::Label),
     (RuleId::PortScan, RuleId::NewProcessDest, Reach::Actor),
@@ -37,7 +42,24 @@ const COVERS: &[(RuleId, RuleId, Reach)] = &[
 struct Open {
     rule: RuleId,
     label: Option<Arc<str>>,
+    pid: u32,
+    raised: Steady,
     until: Steady,
+}
+
+/// What a finding is about.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its rule.
+    pub rule: RuleId,
+    /// Its program.
+    pub actor: Actor,
+    /// Its destination.
+    pub label: Option<Arc<str>>,
+    /// Its process; 0 where it is about none.
+    pub pid: u32,
+    /// When.
+    pub at: Steady,
 }
 
 /// The open incidents, by actor.
@@ -48,7 +70,8 @@ pub struct Groups {
 
 impl Groups {
     /// Notes a raised incident that stays open until `until`.
-    pub fn raised(&mut self, rule: RuleId, actor: Actor, label: Option<Arc<str>>, until: Steady) {
+    pub fn raised(&mut self, about: About, until: Steady) {
+        let About { rule, actor, label, pid, at: raised } = about;
         if !COVERS.iter().any(|(cause, _, _)| *cause == rule)
             || (self.open.len() >= MAX_ACTORS && !self.open.contains_key(&actor))
         {
@@ -56,15 +79,15 @@ impl Groups {
         }
         let list = self.open.entry(actor).or_default();
         list.retain(|open| open.rule != rule || open.label != label);
-        list.push(Open { rule, label, until });
+        list.push(Open { rule, label, pid, raised, until });
     }
 
     /// The rule whose open incident explains a finding.
-    pub fn cause(&self, rule: RuleId, actor: Actor, label: Option<&Arc<str>>, at: Steady) -> Option<RuleId> {
-        let of_program = Actor { pid: 0, ..actor };
-        let lists = [Some(actor), (of_program != actor).then_some(of_program)];
+    pub fn cause(&self, about: &About) -> Option<RuleId> {
+        let of_program = Actor { pid: 0, ..about.actor };
+        let lists = [Some(about.actor), (of_program != about.actor).then_some(of_program)];
         let mut open = lists.into_iter().flatten().filter_map(|actor| self.open.get(&actor)).flatten();
-        open.find(|open| at < open.until && explains(open, rule, label)).map(|open| open.rule)
+        open.find(|open| about.at < open.until && explains(open, about)).map(|open| open.rule)
     }
 
     /// Drops what is no longer open.
@@ -83,10 +106,11 @@ impl Groups {
     }
 }
 
-fn explains(open: &Open, rule: RuleId, label: Option<&Arc<str>>) -> bool {
-    COVERS.iter().any(|&(cause, effect, reach)| {
-        cause == open.rule
-            && effect == rule
-            && (reach == Reach::Actor || (open.label.is_some() && open.label.as_ref() == label))
-    })
+fn explains(open: &Open, about: &About) -> bool {
+    let reaches = |reach| match reach {
+        Reach::Actor => true,
+        Reach::Label => open.label.is_some() && open.label == about.label,
+        Reach::Process => open.pid != 0 && open.pid == about.pid && about.at.since(open.raised) < FIRST_CONTACTS,
+    };
+    COVERS.iter().any(|&(cause, effect, reach)| cause == open.rule && effect == about.rule && reaches(reach))
 }

@@ -364,8 +364,7 @@ impl Detection {
         if self.suppressions.hides(&subject, finding.at).is_some() {
             return Fate::Suppressed;
         }
-        let cause =
-            finding.actor.and_then(|actor| self.groups.cause(finding.rule, actor, finding.label.as_ref(), finding.at));
+        let cause = finding.actor.and_then(|actor| self.groups.cause(&finding.about_whom(actor)));
         if cause.is_some() {
             return Fate::Covered;
         }

@@ -4,6 +4,7 @@ use std::{fmt::Write as _, sync::Arc};
 
 use super::sight::{Actor, Sight};
 use crate::core::{
+    alert::grouping::About,
     alert::{Evidence, Fact, RuleId, Severity},
     baseline::{Baseline, ProgramId, Steady},
     flow::Flow,
@@ -68,6 +69,13 @@ impl Finding {
             process: sight.flow().process().cloned(),
             ..Self::new(rule, severity, sight.now)
         }
+    }
+
+    /// Whom and what it is about, for the grouping of incidents.
+    pub(super) fn about_whom(&self, actor: Actor) -> About {
+        let process = self.process.as_ref().or_else(|| self.flow.as_ref()?.process());
+        let pid = process.map_or(0, |process| process.key.pid);
+        About { rule: self.rule, actor, label: self.label.clone(), pid, at: self.at }
     }
 
     /// Adds a number.

@@ -2,6 +2,7 @@
 
 use super::{Detection, Finding};
 use crate::core::{
+    alert::grouping::About,
     alert::{
         Alert, RuleId,
         cooldown::{IncidentChange, IncidentRow},
@@ -60,7 +61,7 @@ impl Detection {
                 RuleId::NewProcessEgress | RuleId::IdentityChange => self.settings.open_alert,
                 rule => self.pace(rule).quiet.min(self.settings.cooldown),
             };
-            self.groups.raised(finding.rule, actor, finding.label.clone(), finding.at.plus(lasts));
+            self.groups.raised(finding.about_whom(actor), finding.at.plus(lasts));
         }
     }
 
@@ -178,7 +179,8 @@ impl Detection {
                     rule => self.pace(rule).quiet.min(self.settings.cooldown),
                 };
                 let actor = super::Actor { program, pid: 0 };
-                self.groups.raised(row.rule, actor, row.label.clone(), row.last.plus(lasts));
+                let about = About { rule: row.rule, actor, label: row.label.clone(), pid: 0, at: row.raised };
+                self.groups.raised(about, row.last.plus(lasts));
             }
         }
         self.incidents.restore(rows);

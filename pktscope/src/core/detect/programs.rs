@@ -9,6 +9,7 @@ use super::{
     sight::{Actor, ProgramSight},
 };
 use crate::core::{
+    alert::grouping::About,
     alert::{Alert, RuleId},
     baseline::{
         Location, ProgramId, Steady,
@@ -128,7 +129,8 @@ impl Detection {
         if let Some(program) = self.baseline.program_mut(id) {
             program.row.alert_open_until = Some(until);
         }
-        self.groups.raised(RuleId::IdentityChange, Actor { program: id, pid: 0 }, None, until);
+        let actor = Actor { program: id, pid: 0 };
+        self.groups.raised(About { rule: RuleId::IdentityChange, actor, label: None, pid: 0, at }, until);
         id
     }
 
