@@ -12,7 +12,8 @@ pub struct FlowSettings {
     pub tcp_half_open_timeout: Duration,
     /// TCP without a packet.
     pub tcp_timeout: Duration,
-    /// TCP that is over, kept to absorb late segments (Zeek 5 s, netfilter 10 s).
+    /// TCP that is over, kept to absorb late segments: as long as TIME-WAIT (`TCP_TIMEWAIT_LEN`, include/net/tcp.h), for a
+    /// FIN comes again after 20 s and more where its ACK was lost. Such flows give way first when the table is full.
     pub tcp_closed_timeout: Duration,
     /// UDP without a packet.
     pub udp_timeout: Duration,
@@ -38,7 +39,7 @@ impl Default for FlowSettings {
             max_flows: 100_000,
             tcp_half_open_timeout: Duration::from_secs(30),
             tcp_timeout: Duration::from_secs(300),
-            tcp_closed_timeout: Duration::from_secs(10),
+            tcp_closed_timeout: Duration::from_secs(60),
             udp_timeout: Duration::from_secs(60),
             other_timeout: Duration::from_secs(30),
             active_timeout: None,
