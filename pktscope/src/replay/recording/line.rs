@@ -1,19 +1,19 @@
 //! One line of a recording, as far as a replay needs it: the ECS names on one side, the core's types on the other.
 
+mod parts;
 mod process;
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
 use super::{Interned, stamp::nanoseconds};
 use crate::core::{
     dns_words::{record_type_number, response_code_number},
-    domain::registrable,
-    event::{DnsAnswer, DnsMessage, FlowRef},
+    event::{DnsMessage, FlowRef},
     flow::{
-        Attribution, ClientHello, ConnState, Direction, Domain, DomainSource, EndReason, Endpoint, Flow, FlowAction,
-        FlowChange, FlowId, Geo, Method, Owner, TcpSummary, Transport, UnknownReason, Volume,
+        Attribution, Direction, EndReason, Flow, FlowAction, FlowChange, FlowId, Method, Owner, Transport,
+        UnknownReason,
     },
     process::Process,
     time::{BootTime, Moment, WallTime},
@@ -458,85 +458,4 @@ fn last_seen(started_at: BootTime, end: BootTime, at: BootTime, reason: Option<E
 
 fn transport_number(name: &str) -> Option<u8> {
     (0..=u8::MAX).find(|&number| Transport(number).name() == Some(name))
-}
-
-impl Number<'_> {
-    fn value(&self) -> Option<u64> {
-        match self {
-            Self::Plain(value) => Some(*value),
-            Self::Quoted(text) => text.parse().ok(),
-        }
-    }
-}
-
-impl SidePart<'_> {
-    fn endpoint(&self) -> Option<Endpoint> {
-        let addr: IpAddr = self.ip.as_deref()?.parse().ok()?;
-        Some(Endpoint { addr: addr.to_canonical(), port: self.port })
-    }
-
-    fn volume(&self, payload_bytes: u64) -> Volume {
-        Volume { ip_bytes: self.bytes, packets: self.packets, payload_bytes }
-    }
-
-    fn named(&self, own: &OwnPart<'_>, learned_at: BootTime, interned: &mut Interned) -> Option<Domain> {
-        let name = self.domain.as_deref()?;
-        let source = own.domain_source.as_deref().and_then(DomainSource::from_word).unwrap_or(DomainSource::DnsAnswer);
-        let registrable = interned.name(registrable(name));
-        let candidates = own.domain_candidates.unwrap_or(1);
-        Some(Domain { name: interned.name(name), registrable, source, learned_at, disagreeing: None, candidates })
-    }
-
-    fn geo(&self, interned: &mut Interned) -> Geo {
-        let country = self.geo.as_ref().and_then(|geo| geo.country_iso_code.as_deref());
-        let organization = self.autonomous.as_ref().and_then(|part| part.organization.as_ref()?.name.as_deref());
-        Geo {
-            country: country.and_then(|code| code.as_bytes().try_into().ok()),
-            as_number: self.autonomous.as_ref().and_then(|part| part.number),
-            as_organization: organization.map(|name| interned.name(name)),
-        }
-    }
-}
-
-impl OwnPart<'_> {
-    fn tcp(&self, interned: &mut Interned) -> Option<TcpSummary> {
-        if self.history.is_none() && self.conn_state.is_none() {
-            return None;
-        }
-        Some(TcpSummary {
-            history: interned.name(self.history.as_deref().unwrap_or("")),
-            conn_state: self.conn_state.as_deref().and_then(ConnState::from_word).unwrap_or(ConnState::OTH),
-            retransmitted: [0; 2],
-            out_of_order: [0; 2],
-            gap_bytes: [0; 2],
-            handshake_rtt: None,
-        })
-    }
-}
-
-impl TlsPart<'_> {
-    fn hello(&self) -> Option<Arc<ClientHello>> {
-        let client = self.client.as_ref()?;
-        Some(Arc::new(ClientHello {
-            server_name: client.server_name.as_deref().map(Into::into),
-            ja4: client.ja4.as_deref().unwrap_or("").into(),
-            ..ClientHello::default()
-        }))
-    }
-}
-
-impl AnswerPart<'_> {
-    fn answer(&self) -> Option<DnsAnswer> {
-        let record_type = record_type_number(self.kind.as_deref()?)?;
-        let data = self.data.as_deref().unwrap_or("");
-        let name: Arc<str> = self.name.as_deref().unwrap_or("").into();
-        Some(match (record_type, data.parse::<IpAddr>()) {
-            (1 | 28, Ok(addr)) => DnsAnswer::Address { name, addr, ttl: self.ttl },
-            (5, _) => DnsAnswer::Alias { name, target: data.into(), ttl: self.ttl },
-            _ => {
-                let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                DnsAnswer::Other { record_type, data_bytes: self.bytes.unwrap_or(length) }
-            }
-        })
-    }
 }
