@@ -31,6 +31,9 @@ use super::{
 };
 use crate::core::{event::Event, time::BootTime};
 
+/// What the kernel programs count that is no loss: reports that were repeated, copies that belong to others.
+const NO_LOSSES: [Counter; 2] = [Counter::SweepRingFull, Counter::RawCopies];
+
 /// What the sensor can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SensorSettings {
@@ -179,7 +182,9 @@ impl Sensor {
 
     /// What was lost since the sensor was attached, by reason; only reasons that occurred.
     pub fn losses(&self) -> Vec<(&'static str, u64)> {
-        let kernel = COUNTER_NAMES.iter().enumerate().map(|(slot, name)| (*name, self.counter(slot)));
+        let is_loss = |slot: &usize| !NO_LOSSES.iter().any(|counter| *counter as usize == *slot);
+        let slots = (0..COUNTER_NAMES.len()).filter(is_loss);
+        let kernel = slots.map(|slot| (COUNTER_NAMES[slot], self.counter(slot)));
         let user = [("torn_records", self.ring_counts.torn), ("unknown_records", self.ring_counts.unknown)];
         kernel.chain(user).filter(|(_, count)| *count != 0).collect()
     }
