@@ -18,7 +18,7 @@ use super::{
 };
 use crate::core::{
     alert::{RuleId, Severity},
-    baseline::{Baseline, ProgramId, Steady},
+    baseline::{Baseline, ProgramId, Steady, profile::HOST},
 };
 
 /// New destinations of a program in the current minute.
@@ -73,7 +73,14 @@ fn is_ordinary(sight: &Sight<'_>, normal: &Baseline, settings: &DetectionSetting
         normal.program(sight.actor.program).is_some_and(|known| known.row.late_labels >= novelty.explorer_labels);
     let seconds = u32::try_from(novelty.established_for.as_secs()).unwrap_or(u32::MAX);
     (is_explorer && !sight.destination.is_resolver)
+        || (sight.destination.is_resolver && has_no_resolver(normal))
         || is_established(normal, sight.destination, sight.flow(), novelty.established_contacts, seconds)
+}
+
+/// Whether the host has not asked anybody yet: its first resolver is not a new one.
+fn has_no_resolver(normal: &Baseline) -> bool {
+    let host = normal.named(HOST).first().and_then(|id| normal.program(*id));
+    host.is_none_or(|host| host.row.labels == 0)
 }
 
 fn finding(sight: &Sight<'_>, normal: &Baseline, is_burst: bool, count: u32) -> Finding {

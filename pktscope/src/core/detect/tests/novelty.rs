@@ -310,3 +310,15 @@ fn a_host_on_the_network_s_own_addresses_is_a_program_without_a_path() {
     host.connect(by(nobody).goes(Goes::Well).to([203, 0, 113, 9], 4_444));
     assert!(host.of(RuleId::NewProcessEgress).iter().all(|alert| !alert.message.is_empty()));
 }
+
+#[test]
+fn the_first_resolver_of_a_host_that_starts_active_is_not_a_new_one() {
+    let mut host = Host::with(crate::core::detect::DetectionSettings {
+        learning_window: std::time::Duration::ZERO,
+        ..crate::core::detect::DetectionSettings::default()
+    });
+    host.connect(from(AGENT).to([10, 0, 0, 1], 53));
+    assert!(host.of(RuleId::NewProcessDest).is_empty());
+    host.connect(from(AGENT).to([203, 0, 113, 53], 53));
+    assert_eq!(host.of(RuleId::NewProcessDest).len(), 1);
+}
