@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use super::turn::Turns;
 use crate::{
-    api::{BaselineReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, StatusReport, StoreReport},
+    api::{
+        BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, StatusReport, StoreReport,
+    },
     core::{
+        dns_analytics::DnsAnalytics,
         effect::{Ledger, LedgerSide},
         pipeline::PipelineCounters,
         time::{BootTime, Moment, WallTime},
@@ -82,7 +85,7 @@ pub(super) fn report(turns: &mut Turns, now: Moment) -> StatusReport {
         memory: MemoryReport { resident_bytes: resident_bytes(), kernel_bytes: turns.sensor.kernel_memory() },
         store: store(turns),
         sinks: turns.outputs.sinks(),
-        dns: None,
+        dns: Some(dns(turns.pipeline.dns())),
     }
 }
 
@@ -160,6 +163,20 @@ fn baseline(turns: &mut Turns, now: Moment) -> BaselineReport {
         destinations: pairs as u64,
         not_yet_seen: baseline.learning.unseen().into_iter().map(str::to_owned).collect(),
         ..BaselineReport::default()
+    }
+}
+
+/// Domains that `status` names.
+const TOP_DOMAINS: usize = 20;
+
+fn dns(analytics: &DnsAnalytics) -> DnsReport {
+    let top = analytics.top_domains(TOP_DOMAINS);
+    DnsReport {
+        queries: analytics.queries,
+        responses: analytics.responses,
+        nxdomain: analytics.nxdomain,
+        latency_buckets: analytics.latency_buckets,
+        top_domains: top.into_iter().map(|(name, count)| (name.to_string(), count)).collect(),
     }
 }
 

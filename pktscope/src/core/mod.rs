@@ -11,6 +11,7 @@ pub mod community_id;
 pub mod decode;
 pub mod detect;
 pub mod dissect;
+pub mod dns_analytics;
 pub mod dns_words;
 pub mod domain;
 pub mod effect;

@@ -19,6 +19,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use super::{
     detect::{Detection, DetectionInput, DetectionSettings},
     dissect::flows::FlowDissector,
+    dns_analytics::DnsAnalytics,
     effect::Effect,
     event::{Answer, DnsMessage, Event, Payload, ServerName, SocketReport, SocketScope},
     flow::{
@@ -104,6 +105,7 @@ pub struct Pipeline {
     detection: Detection,
     ledger: LedgerBook,
     own_addresses: BTreeSet<IpAddr>,
+    dns: DnsAnalytics,
     changes: Changes,
     captured: Captured,
     dissected: Vec<Event>,
@@ -121,6 +123,7 @@ impl Pipeline {
             detection,
             ledger: LedgerBook::default(),
             own_addresses: BTreeSet::new(),
+            dns: DnsAnalytics::default(),
             changes: Changes::default(),
             captured: Captured::default(),
             dissected: Vec::new(),
@@ -207,8 +210,16 @@ impl Pipeline {
             ("flow_table", flows.evicted_unconfirmed + flows.evicted_confirmed),
             ("process_table", processes.evicted_live + processes.evicted_ended),
             ("name_table", self.completion.names.counters().evicted_names),
+            ("unasked_dns_answers", self.completion.names.counters().unasked_answers),
+            ("dns_questions", self.completion.names.counters().evicted_questions),
+            ("malformed_dns", self.dissector.counters().dns_malformed),
             ("early_server_names", self.completion.counters().names_forgotten),
         ]
+    }
+
+    /// Figures of the DNS seen so far.
+    pub fn dns(&self) -> &DnsAnalytics {
+        &self.dns
     }
 
     /// Counts of the whole pipeline.
@@ -256,6 +267,7 @@ impl Pipeline {
 
     fn on_dns(&mut self, message: DnsMessage, now: Moment, effects: &mut Vec<Effect>) {
         let outcome = self.completion.names.observe_dns(&message);
+        self.dns.observe(&message, outcome);
         if !message.is_response || outcome == DnsOutcome::Served {
             return;
         }
