@@ -5,7 +5,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::LazyLock,
     time::Duration,
 };
@@ -171,12 +171,21 @@ fn a_burst_of_bandwidth_is_told() {
     let options = AgentOptions::new().unwrap().config(config).unwrap().flag("--learning-window", "0s");
     let agent = options.inside(&pair.near.namespace).start().unwrap();
     let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
-    let run = format!("udp --to {} --bytes 1400 --count 1000", server.addr);
-    let told = wait_until(ALERT_DEADLINE, || {
-        let mut traffic = Traffic::new(&pair.near.namespace, &run);
-        traffic.command().stderr(Stdio::null());
-        traffic.run().unwrap();
-        agent.events(|event| event.is_alert("bandwidth")).pop()
-    });
-    assert!(told.is_some(), "{}", agent.describe());
+    let run = format!("udp --to {} --bytes 1400 --count 8000 --gap 1", server.addr);
+    let report = Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    let alert = agent.expect(ALERT_DEADLINE, "alert of bandwidth", |event| event.is_alert("bandwidth"));
+    assert_eq!(alert.text("process.executable"), report.executable, "{alert}");
+}
+
+#[test]
+fn a_beacon_is_found() {
+    skip_if!(missing_privilege());
+    let (pair, folder) = (pair(), TempDir::new().unwrap());
+    let program = copy(&folder, "beacon");
+    let server = TcpServer::start(&pair.far.namespace, PUBLIC, 50).unwrap();
+    let run = format!("tcp --to {} --times 16 --gap 1500", server.addr);
+    Traffic::of(&program, &pair.near.namespace, &run).run().unwrap();
+    let alert = expect_alert("beaconing", &program);
+    assert_eq!(alert.addr("destination.ip"), Some(PUBLIC), "{alert}");
+    assert_eq!(count("beaconing", &program), 1);
 }

@@ -37,7 +37,8 @@ pub fn resolver(far: &Host) -> Daemon {
         format!("--listen-address={}", far.v4),
         format!("--host-record={NAME},{},{}", far.v4, far.v6),
         format!("--cname={ALIAS},{NAME}"),
-        format!("--address=/{WILDCARD}/{}", far.v4),
+        // Not the resolver's own address, which whoever asks is in contact with.
+        format!("--address=/{WILDCARD}/198.18.0.9"),
     ];
     dnsmasq(far, &records)
 }

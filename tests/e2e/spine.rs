@@ -248,3 +248,27 @@ fn reading_commands_show_what_was_seen() {
     Event::parse(status.lines().next().unwrap()).unwrap();
     assert!(joins(&end, report.local.unwrap(), report.remote.unwrap()));
 }
+
+#[test]
+fn a_recording_gives_the_alerts_of_its_live_run() {
+    skip_if!(missing_privilege());
+    let (agent, pair, folder) = (Agent::start().unwrap(), Pair::new().unwrap(), TempDir::new().unwrap());
+    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
+    for name in ["one", "two"] {
+        let program = folder.path().join(name);
+        fs::copy(built("traffic"), &program).unwrap();
+        Traffic::of(&program, &pair.near.namespace, &format!("udp --to {}", server.addr)).run().unwrap();
+        agent.expect(DEADLINE, "its alert", |event| {
+            event.is("alert") && event.text("process.executable") == program.to_str().unwrap()
+        });
+    }
+    assert_eq!(agent.stop().code(), Some(0));
+    let mut replay = pktscope_tests::agent::pktscope(["replay", "--json", "--learning-window", "0s"]);
+    let replayed = output_of(replay.arg(agent.events_file()));
+    let key = |alert: &Event| (alert.text("rule.id").to_owned(), alert.text("pktscope.alert.dedup_key").to_owned());
+    let mut live: Vec<_> = agent.events(|event| event.is("alert")).iter().map(key).collect();
+    let mut again: Vec<_> = replayed.lines().map(|line| key(&Event::parse(line).unwrap())).collect();
+    live.sort();
+    again.sort();
+    assert_eq!(again, live);
+}

@@ -3,6 +3,7 @@
 use std::{
     net::{Shutdown, SocketAddr},
     os::fd::AsRawFd,
+    thread,
     time::Duration,
 };
 
@@ -53,6 +54,9 @@ pub struct Tcp {
     /// How many connections, one after the other.
     #[arg(long, default_value_t = 1)]
     times: u32,
+    /// Milliseconds between two connections.
+    #[arg(long, default_value_t = 0)]
+    gap: u64,
     /// Wait for a line before sending.
     #[arg(long)]
     pause: bool,
@@ -63,7 +67,13 @@ pub struct Tcp {
 
 impl Tcp {
     pub fn run(&self) -> Result<()> {
-        (0..self.times).try_for_each(|_| self.talk())
+        for number in 0..self.times {
+            if number > 0 {
+                thread::sleep(Duration::from_millis(self.gap)); // waits: the pace that was asked for
+            }
+            self.talk()?;
+        }
+        Ok(())
     }
 
     fn talk(&self) -> Result<()> {
