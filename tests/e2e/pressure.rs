@@ -67,7 +67,8 @@ fn an_agent_that_stood_still_under_load_has_every_byte() {
 #[test]
 fn twenty_thousand_destinations_of_one_socket_are_all_counted() {
     skip_if!(missing_privilege());
-    let (agent, pair) = (Agent::start().unwrap(), Pair::new().unwrap());
+    let options = AgentOptions::new().unwrap().with_floods();
+    let (agent, pair) = (options.start().unwrap(), Pair::new().unwrap());
     let run = "udp --to 198.18.0.1:9 --destinations 20000 --count 20000 --way sendmmsg --bytes 50";
     let report = Traffic::new(&pair.near.namespace, run).run().unwrap();
     expect_nothing_lost(&agent, &pair, pair.near.counters());

@@ -38,7 +38,7 @@ pub fn resolver(far: &Host) -> Daemon {
         format!("--host-record={NAME},{},{}", far.v4, far.v6),
         format!("--cname={ALIAS},{NAME}"),
         // Not the resolver's own address, which whoever asks is in contact with.
-        format!("--address=/{WILDCARD}/198.18.0.9"),
+        format!("--address=/{WILDCARD}/192.0.2.9"),
     ];
     dnsmasq(far, &records)
 }
