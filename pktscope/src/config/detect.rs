@@ -110,11 +110,11 @@ section_of!(VolumeSettings {
     times_max,
     /// Bytes of each window (1 min, 10 min, 1 h, 6 h) below which nothing is a spike. Default 5, 8, 12, 25 MiB.
     floors,
-    /// Learned windows from which the windows speak. Default 8, the seed's "volume_min_samples".
+    /// Learned windows from which the windows speak. Default 8, pktscope-core's "volume_min_samples".
     min_samples,
-    /// Weight of the newest interval in the moving average. Default 0.3, the seed's "volume_alpha".
+    /// Weight of the newest interval in the moving average. Default 0.3, pktscope-core's "volume_alpha".
     alpha,
-    /// Bytes to a destination new to the program, in six hours. Default 4 MB (DETECTION: PCR rule).
+    /// Bytes to a destination new to the program, in six hours. Default 4 MB.
     new_destination_bytes,
     /// The same where program and destination look ordinary. Default 512 MiB.
     ordinary_destination_bytes,
@@ -190,9 +190,9 @@ section_of!(DnsTunnelSettings {
 });
 
 section_of!(BandwidthSettings {
-    /// Bytes a second sent. Default 100,000,000, the seed's.
+    /// Bytes a second sent. Default 100,000,000, netwatch-sdk's.
     bytes_per_second,
-    /// Seconds in a row above it. Default 2, the seed's.
+    /// Seconds in a row above it. Default 2, netwatch-sdk's.
     seconds,
 });
 

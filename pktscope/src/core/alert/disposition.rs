@@ -14,7 +14,7 @@ use ahash::AHashMap;
 use super::RuleId;
 use crate::core::time::WallTime;
 
-/// Longest note in bytes, the seed's.
+/// Longest note in bytes, as in rsigma.
 pub const MAX_NOTE_BYTES: usize = 2_048;
 
 /// An analyst's judgement.

@@ -14,7 +14,7 @@ use super::{
 /// Settings of proposals.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TuningSettings {
-    /// False-positive ratio above which a rule proposes a tuning. Default 0.5, the seed's scorecard.
+    /// False-positive ratio above which a rule proposes a tuning. Default 0.5, as in rsigma's scorecard.
     pub ratio: f64,
     /// Marked false positives of one program and destination from which a suppression is proposed. Default 2.
     pub min_exemplars: usize,

@@ -16,7 +16,7 @@
 //! | `Host` | one | counters, learning state, common AS numbers |
 //! | `Program` | program name and generation | images, countries, AS numbers, scan counters |
 //! | `Pair` | program, destination label | 40 bytes and the label |
-//! | `Volume` | program | four windows of histogram, the seed's moving average, maxima by hour of the week |
+//! | `Volume` | program | four windows of histogram, a moving average, maxima by hour of the week |
 //! | `Contacts` | program | two numbers |
 //! | `DnsParent` | registrable domain | maxima of three windows |
 

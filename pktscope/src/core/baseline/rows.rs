@@ -142,7 +142,7 @@ pub struct PairRow {
 pub struct VolumeRow {
     /// Which program.
     pub program: ProgramKey,
-    /// Moving mean and variance of the seed's interval, and the intervals they rest on.
+    /// Moving mean and variance of one interval, and the intervals they rest on.
     pub average: (f64, f64, u32),
     /// Of each window: the most sent, and how many windows fell into each half-step of the natural logarithm.
     pub windows: Vec<(u64, Vec<(u8, u32)>)>,

@@ -1,7 +1,7 @@
 //! Volumes of a program: what it sends in windows of four lengths, and what is normal for each.
 //!
-//! The windows are frozen: what is normal is taken from learned windows only, so a ramp cannot drag it along. The
-//! seed's moving average over one interval is kept beside them for programs that were never learned.
+//! The windows are frozen: what is normal is taken from learned windows only, so a ramp cannot drag it along.
+//! The moving average of pktscope-core over one interval is kept beside them for programs that were never learned.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -161,7 +161,7 @@ fn centre(step: u8) -> f64 {
     (f64::from(step) + 0.5) / STEPS_PER_LOG
 }
 
-/// The seed's exponentially weighted mean and variance of one interval's bytes.
+/// pktscope-core's exponentially weighted mean and variance of one interval's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MovingAverage {
     /// Mean.
@@ -272,7 +272,7 @@ impl Recent {
 /// Everything learned of a program's volumes.
 #[derive(Clone, Debug, Default)]
 pub struct VolumeNormal {
-    /// The seed's average.
+    /// The moving average.
     pub average: MovingAverage,
     /// One for each window.
     pub windows: [WindowNormal; 4],

@@ -6,7 +6,7 @@
 //! - **Blind spots**: exponentially distributed sleeps; destinations that were contacted while learning; data on a busy
 //!   connection, whose bursts are only reported once an update interval.
 //! - **Benign causes**: telemetry, synchronisation and update checks of software installed after learning.
-//! - **Reference**: quantile fold, compared with RITA, Elastic, Sentinel and periodograms in this project's notes;
+//! - **Reference**: quantile fold, compared with RITA, Elastic, Sentinel and periodograms;
 //!   implants sleep after each beat, so the phase is a random walk and only the interval distribution is stable.
 
 use std::collections::VecDeque;

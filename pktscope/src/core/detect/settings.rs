@@ -167,11 +167,11 @@ pub struct VolumeSettings {
     pub times_max: f64,
     /// Bytes of each window (1 min, 10 min, 1 h, 6 h) below which nothing is a spike. Default 5, 8, 12, 25 MiB.
     pub floors: [u64; 4],
-    /// Learned windows from which the windows speak. Default 8, the seed's `volume_min_samples`.
+    /// Learned windows from which the windows speak. Default 8, pktscope-core's `volume_min_samples`.
     pub min_samples: u32,
-    /// Weight of the newest interval in the moving average. Default 0.3, the seed's `volume_alpha`.
+    /// Weight of the newest interval in the moving average. Default 0.3, pktscope-core's `volume_alpha`.
     pub alpha: f64,
-    /// Bytes to a destination new to the program, in six hours. Default 4 MB (DETECTION: PCR rule).
+    /// Bytes to a destination new to the program, in six hours. Default 4 MB.
     pub new_destination_bytes: u64,
     /// The same where program and destination look ordinary. Default 1 GiB.
     pub ordinary_destination_bytes: u64,
@@ -320,9 +320,9 @@ impl Default for DnsTunnelSettings {
 /// Bandwidth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BandwidthSettings {
-    /// Bytes a second sent. Default 100,000,000, the seed's.
+    /// Bytes a second sent. Default 100,000,000, netwatch-sdk's.
     pub bytes_per_second: u64,
-    /// Seconds in a row above it. Default 5; the seed's two samples were ten seconds apart at least.
+    /// Seconds in a row above it. Default 5; netwatch-sdk's two samples were ten seconds apart at least.
     pub seconds: u32,
 }
 

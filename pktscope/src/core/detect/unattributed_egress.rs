@@ -4,7 +4,7 @@
 //! - **Data needed**: attribution works at all; a capture has no owners and is left out.
 //! - **Blind spots**: traffic that the kernel owns (tunnels' outer packets), forwarded traffic.
 //! - **Benign causes**: sockets older than the agent, for some minutes after its start; lost records.
-//! - **Reference**: none of the seeds has it; MITRE ATT&CK T1205.002 names raw sockets below the socket layer.
+//! - **Reference**: MITRE ATT&CK T1205.002 names raw sockets below the socket layer.
 
 use std::collections::VecDeque;
 
