@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use aya::{
     Pod,
     maps::{HashMap, IterableMap as _, MapData},
@@ -19,6 +19,7 @@ use super::{
 use crate::core::{
     decode::{self, IsClosed},
     event::Event,
+    flow::Transport,
     time::BootTime,
 };
 
@@ -49,6 +50,8 @@ pub(super) struct Peers {
     /// At most as many as the table holds.
     seen: AHashMap<Key, Seen>,
     generation: u32,
+    /// Sockets that ended since the last sweep: their peers end with them.
+    ended: AHashSet<u64>,
     keys: Vec<PeerKey>,
     values: Vec<PeerState>,
 }
@@ -58,10 +61,30 @@ type Key = [u8; size_of::<PeerKey>()];
 
 impl Peers {
     pub(super) fn new(table: HashMap<MapData, PeerKey, PeerState>, overflow: HashMap<MapData, u64, Counts>) -> Self {
-        Self { table, overflow, seen: AHashMap::new(), generation: 0, keys: Vec::new(), values: Vec::new() }
+        Self {
+            table,
+            overflow,
+            seen: AHashMap::new(),
+            generation: 0,
+            ended: AHashSet::new(),
+            keys: Vec::new(),
+            values: Vec::new(),
+        }
     }
 
-    /// Reports peers that have seen packets, or all of them; frees the idle.
+    /// Notes sockets that ended, among events just read.
+    pub(super) fn note_ends(&mut self, events: &[Event]) {
+        for event in events {
+            if let Event::Socket(report) = event
+                && report.is_closed
+                && report.transport != Transport::TCP
+            {
+                self.ended.insert(report.cookie);
+            }
+        }
+    }
+
+    /// Reports peers that have seen packets, or all of them; frees the idle and those of sockets that ended.
     ///
     /// # Errors
     /// The system's, where the table cannot be read.
@@ -72,6 +95,7 @@ impl Peers {
             let (key, state) = (self.keys[index], self.values[index]);
             self.visit(kind, at, &key, &state, events);
         }
+        self.ended.clear();
         let generation = self.generation;
         self.seen.retain(|_, seen| seen.generation == generation);
         self.sweep_overflow(at, events);
@@ -93,7 +117,8 @@ impl Peers {
                 drop(self.table.remove(key))
             };
         }
-        if seen.idle_sweeps >= limit || (is_short && kind == SweepKind::Final) {
+        let is_over = key.cookie != 0 && self.ended.contains(&key.cookie);
+        if is_over || seen.idle_sweeps >= limit || (is_short && kind == SweepKind::Final) {
             return self.free(at, key, events);
         }
         // A handshake waits for the socket that takes it over; what the kernel sends is the ledger's business at once.

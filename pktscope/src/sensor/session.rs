@@ -133,7 +133,10 @@ impl Sensor {
 
     /// Moves the records that wait in the ring to `events`; gives how many there were. Never blocks.
     pub fn poll(&mut self, events: &mut Vec<Event>) -> usize {
-        ring::drain(&mut self.ring, &mut self.ring_counts, &mut self.lingering, events)
+        let first = events.len();
+        let read = ring::drain(&mut self.ring, &mut self.ring_counts, &mut self.lingering, events);
+        self.peers.note_ends(&events[first..]);
+        read
     }
 
     /// Asks every socket and every peer for its totals. Reports of sockets arrive in the order of the ring, before or
@@ -150,6 +153,7 @@ impl Sensor {
             SweepKind::Final => self.lingering.flush(events),
         }
         self.refresh_mtus();
+        self.peers.note_ends(events);
         self.peers.sweep(kind, at, events).map_err(fault("read the peers' counters"))?;
         if kind != SweepKind::Changed && pauses == 0 {
             events.push(Event::SweepDone(at));
