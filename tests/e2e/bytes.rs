@@ -1,6 +1,6 @@
 //! Every byte counted: flows against the counters of an interface that carries nothing else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::standing::{AGENT, pair};
 use pktscope_tests::{
@@ -121,15 +121,23 @@ fn fragments_are_counted_as_the_wire_is() {
 fn one_socket_with_many_destinations_gives_a_flow_for_each() {
     skip_if!(missing_privilege());
     let pair = pair();
-    let first: IpAddr = [203, 0, 113, 1].into();
-    let report = Traffic::new(&pair.near.namespace, &format!("udp --to {first}:9 --destinations 100 --count 500"));
-    let report = report.run().unwrap();
-    let ends = AGENT.expect_count(DEADLINE, 100, |event| event.is_flow_end() && event.pid() == report.pid);
-    assert_eq!(ends.len(), 100);
-    for end in &ends {
-        assert_eq!((end.number("source.packets"), end.number("source.bytes")), (5, 5 * 128), "{end}");
-    }
+    let to = "203.0.113.1:9";
+    Traffic::new(&pair.near.namespace, &format!("udp --to {to} --destinations 100 --count 500")).run().unwrap();
     expect_volume(&AGENT, &pair.near, Family::V4, Side::Opener, "many destinations");
+    let flows = flow::newest(&AGENT, &pair.near, Family::V4, Side::Opener);
+    assert_eq!(flows.len(), 100);
+    for flow in &flows {
+        assert_eq!((flow.number("source.packets"), flow.number("source.bytes")), (5, 5 * 128), "{flow}");
+    }
+}
+
+#[test]
+fn every_destination_s_flow_ends_with_its_socket() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let run = "udp --to 203.0.113.1:9 --destinations 100 --count 500";
+    let report = Traffic::new(&pair.near.namespace, run).run().unwrap();
+    AGENT.expect_count(DEADLINE, 100, |event| event.is_flow_end() && event.pid() == report.pid);
 }
 
 #[test]

@@ -57,7 +57,10 @@ pub fn end_of(agent: &Agent, report: &Report) -> Event {
 
 /// The newest event of every flow that touches a host's address, in order of their ids.
 pub fn newest(agent: &Agent, host: &Host, family: Family, side: Side) -> Vec<Event> {
-    let wanted = agent.flows_touching(host.addr(family)).into_iter().filter(|event| side.is_of(event));
+    let addr = host.addr(family);
+    let own_end = if side == Side::Opener { "source.ip" } else { "destination.ip" };
+    let is_wanted = |event: &Event| side.is_of(event) && event.addr(own_end) == Some(addr);
+    let wanted = agent.flows_touching(addr).into_iter().filter(is_wanted);
     let by_id: BTreeMap<String, Event> = wanted.map(|event| (event.flow_id(), event)).collect();
     by_id.into_values().collect()
 }
