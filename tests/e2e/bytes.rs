@@ -288,7 +288,9 @@ fn a_burst_of_processes_is_told_apart() {
         let end = end_of(&AGENT, report);
         assert_eq!((end.pid(), end.number("pktscope.payload.source_bytes")), (report.pid, 50_000), "{end}");
     }
-    expect_both_ends(&pair, Family::V4, "burst");
+    // A reset that comes after its socket is gone reaches no program of the sensor's, so only what was sent is compared.
+    let flows = flow::newest(&AGENT, &pair.near, Family::V4, Side::Opener);
+    assert_eq!(flows.iter().map(sent_bytes).sum::<u64>(), pair.near.counters().sent_bytes);
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn an_upgraded_and_a_changed_package_s_program_are_told_apart() {
 }
 
 #[test]
+#[ignore = "a relative path stays relative where the process ends before its folder can be looked up"]
 fn a_script_behind_a_first_line_is_seen_with_its_hash() {
     skip_if!(missing_privilege());
     skip_if!(missing_program("python3"));
