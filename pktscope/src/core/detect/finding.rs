@@ -123,7 +123,9 @@ impl Finding {
                 (0, _) | (_, None) => write!(self.message, "; no egress of it was known before"),
                 (_, Some(first)) => write!(self.message, "; normal for it are {count} destination(s) such as {first}"),
             };
-            let first_seen = program.row.first_seen.date();
+            // A program whose first egress this is has not been seen before.
+            let is_known = program.row.first_seen != Steady::default();
+            let first_seen = if is_known { program.row.first_seen } else { self.at }.date();
             let is_learned = program.row.is_learned;
             let _ = write!(self.message, ", since {}", if is_learned { &since } else { &first_seen });
             self = self.number("normal_destinations", u64::from(count)).list("normal_examples", examples);
