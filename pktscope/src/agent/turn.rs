@@ -171,6 +171,7 @@ impl Turns {
     /// Reads the interfaces, all sockets, and the interfaces again; the core settles the rest.
     fn close_ledger(&mut self, now: Moment) {
         self.note_addresses(now);
+        self.reload_databases();
         let before = devices();
         self.sweep(SweepKind::Full, now);
         let after = devices();
@@ -179,6 +180,19 @@ impl Turns {
         let unowned_bytes = Vec::new();
         let reading = LedgerReading { at: clock::now().boot, interfaces, stacked, unowned_bytes, lost };
         self.pipeline.step(Event::Ledger(reading), now, &mut self.effects);
+    }
+
+    /// Takes MaxMind databases that were replaced since.
+    fn reload_databases(&mut self) {
+        for outcome in self.geo.reload_if_replaced() {
+            match outcome {
+                Ok(path) => {
+                    tracing::info!("{} was replaced and is read anew", path.display());
+                    self.pipeline.forget_geo();
+                }
+                Err(fault) => warn!("{fault}; the database read before stays"),
+            }
+        }
     }
 
     fn note_addresses(&mut self, now: Moment) {

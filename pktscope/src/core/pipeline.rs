@@ -217,6 +217,11 @@ impl Pipeline {
         ]
     }
 
+    /// Asks anew for country and AS of every address: the databases changed.
+    pub fn forget_geo(&mut self) {
+        self.completion.forget_geo();
+    }
+
     /// Figures of the DNS seen so far.
     pub fn dns(&self) -> &DnsAnalytics {
         &self.dns

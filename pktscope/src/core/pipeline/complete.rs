@@ -68,6 +68,10 @@ impl Completion {
         self.geo.put(addr, geo);
     }
 
+    pub(super) fn forget_geo(&mut self) {
+        self.geo.clear();
+    }
+
     /// Keeps a server name until its socket's first report.
     pub(super) fn remember_server_name(&mut self, name: Arc<ServerName>) {
         let is_full = self.early_names.len() == MAX_EARLY_NAMES.get();
