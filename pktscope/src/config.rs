@@ -17,7 +17,7 @@ use std::{
 use crate::core::detect::DetectionSettings;
 
 pub use section::{Mistake, Section};
-pub use setting::{Bytes, Facility, Switch, SyslogAddress, format_duration, parse_duration};
+pub use setting::{Bytes, Facility, SyslogAddress, format_duration, parse_duration};
 
 /// Read where it exists and no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/pktscope/pktscope.toml";
@@ -74,8 +74,6 @@ section! {
         pub poll_interval: Duration = Duration::from_millis(50),
         /// How often the counters of all sockets are read; less often where reading takes long.
         pub sweep_interval: Duration = Duration::from_millis(500),
-        /// Whether packets that belong to no socket are counted on the interfaces: "auto" when there are any, "on", "off".
-        pub interfaces: Switch = Switch::Auto,
     }
 }
 
@@ -278,7 +276,6 @@ mod tests {
             flows_max = -1
             [sensor]
             ring_bytes = "7MiB"
-            interfaces = "maybe"
             [store]
             batch_interval = "0s"
             [sink.syslog]
@@ -290,7 +287,6 @@ mod tests {
         let paths: Vec<_> = mistakes.iter().map(|mistake| mistake.path.as_str()).collect();
         let expected = [
             "colour",
-            "sensor.interfaces",
             "flow.update_intervall",
             "flow.tcp_idle_timeout",
             "flow.udp_idle_timeout",

@@ -230,37 +230,6 @@ impl Setting for Bytes {
     }
 }
 
-/// Whether something is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Switch {
-    /// When it is needed.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
-
-impl Setting for Switch {
-    fn read(value: &toml::Value) -> Result<Self, String> {
-        match value.as_str() {
-            Some("auto") => Ok(Self::Auto),
-            Some("on") => Ok(Self::On),
-            Some("off") => Ok(Self::Off),
-            _ => Err(format!("{value} is not possible here; write \"auto\", \"on\" or \"off\"")),
-        }
-    }
-
-    fn show(&self) -> Option<String> {
-        quoted(match self {
-            Self::Auto => "auto",
-            Self::On => "on",
-            Self::Off => "off",
-        })
-    }
-}
-
 /// Where a syslog server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyslogAddress {

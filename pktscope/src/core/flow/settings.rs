@@ -44,7 +44,7 @@ impl Default for FlowSettings {
             other_timeout: Duration::from_secs(30),
             active_timeout: None,
             update_interval: Duration::from_secs(60),
-            socket_linger: Duration::from_millis(800),
+            socket_linger: Duration::from_millis(600),
             local_networks: Vec::new(),
             hash_seed: 0x9e37_79b9_7f4a_7c15,
         }
