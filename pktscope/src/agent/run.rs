@@ -110,6 +110,8 @@ pub enum RunError {
 /// [`RunError`]; nothing stays attached or locked.
 pub fn run(options: RunOptions) -> Result<(), RunError> {
     let config = &options.config;
+    // First what no other state directory or file would change.
+    Sensor::check(&settings::sensor(config))?;
     let store = open_store(&options)?;
     let events = config.agent.events.as_deref().map(|path| Jsonl::open(path, WhenFull::Lose)).transpose()?;
     let alerts = AlertSinks::start(&config.sink, &config.agent.state_dir, exporter())?;

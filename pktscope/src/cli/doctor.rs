@@ -11,14 +11,10 @@ use super::{
 };
 use crate::{
     api::HookReport,
-    sensor::{Sensor, SensorSettings},
+    sensor::{Sensor, SensorSettings, missing_capabilities},
     view::{Cell, StatusSection, Style, bytes, status_text},
 };
 
-/// Capabilities that the sensor needs (include/uapi/linux/capability.h).
-const CAPABILITIES: [(&str, u32); 4] =
-    [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_NET_ADMIN", 12), ("CAP_SYS_PTRACE", 19)];
-const SYS_ADMIN: u32 = 21;
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// One thing that was looked at.
@@ -71,25 +67,15 @@ fn machine() -> Vec<Fact> {
     let has_btf = Path::new(BTF_PATH).exists();
     let btf = if has_btf { BTF_PATH } else { "missing: the kernel needs CONFIG_DEBUG_INFO_BTF=y" };
     let mut facts = vec![Fact::new("kernel", true, release.trim()), Fact::new("type information", has_btf, btf)];
-    facts.push(privileges(effective_capabilities()));
+    facts.push(privileges(&missing_capabilities()));
     facts
 }
 
-fn privileges(effective: u64) -> Fact {
-    let has = |number: u32| effective & (1 << number) != 0;
-    let missing: Vec<&str> =
-        CAPABILITIES.iter().filter(|(_, number)| !has(*number) && !has(SYS_ADMIN)).map(|(name, _)| *name).collect();
+fn privileges(missing: &[&str]) -> Fact {
     match missing.is_empty() {
         true => Fact::new("privileges", true, "sufficient"),
         false => Fact::new("privileges", false, format!("missing {}; run as root", missing.join(", "))),
     }
-}
-
-/// The `CapEff` line of proc(5); 0 where it cannot be read.
-fn effective_capabilities() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn table(facts: &[Fact], hooks: &[HookReport]) -> String {
@@ -121,9 +107,8 @@ mod tests {
 
     #[test]
     fn privileges_name_what_is_missing() {
-        assert!(privileges(u64::MAX).is_good);
-        assert!(privileges(1 << SYS_ADMIN).is_good);
-        let some = privileges(1 << 39 | 1 << 12);
-        assert_eq!((some.is_good, some.text.as_str()), (false, "missing CAP_PERFMON, CAP_SYS_PTRACE; run as root"));
+        assert!(privileges(&[]).is_good);
+        let some = privileges(&["CAP_PERFMON", "CAP_NET_ADMIN"]);
+        assert_eq!((some.is_good, some.text.as_str()), (false, "missing CAP_PERFMON, CAP_NET_ADMIN; run as root"));
     }
 }

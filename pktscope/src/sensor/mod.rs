@@ -13,6 +13,7 @@ mod load;
 mod mtu;
 mod offload;
 mod peers;
+mod privilege;
 mod ring;
 mod session;
 mod statistics;
@@ -20,6 +21,7 @@ mod sys;
 
 pub use error::SensorError;
 pub use hooks::{Hook, HookStatus};
+pub use privilege::missing_capabilities;
 pub use session::{Sensor, SensorSettings, SweepKind};
 pub use statistics::ProgramStatistics;
 

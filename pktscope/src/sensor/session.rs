@@ -25,6 +25,7 @@ use super::{
     load::{self, KernelFacts},
     mtu::Mtus,
     peers::Peers,
+    privilege::missing_capabilities,
     ring::{self, RingCounts},
     statistics::{self, ProgramStatistics},
     sys,
@@ -93,6 +94,18 @@ pub struct Sensor {
 }
 
 impl Sensor {
+    /// Whether this process on this machine can have a sensor at all; loads nothing.
+    ///
+    /// # Errors
+    /// What is missing: the kernel programs, a privilege, type information or the cgroup.
+    pub fn check(settings: &SensorSettings) -> Result<(), SensorError> {
+        if !missing_capabilities().is_empty() {
+            return Err(SensorError::Privilege);
+        }
+        KernelFacts::read(settings)?;
+        open_cgroup(settings.cgroup.as_deref()).map(drop)
+    }
+
     /// Loads and attaches everything that this kernel lets us, and stamps the holders of the sockets that exist.
     ///
     /// # Errors

@@ -1,0 +1,36 @@
+//! What the process may do, by its effective capabilities.
+
+/// What loading and attaching needs, with the numbers of include/uapi/linux/capability.h.
+const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_NET_ADMIN", 12)];
+/// Stands for each of them.
+const SYS_ADMIN: u32 = 21;
+
+/// The capabilities that this process lacks; empty where it may load and attach kernel programs.
+pub fn missing_capabilities() -> Vec<&'static str> {
+    missing_from(effective())
+}
+
+fn missing_from(effective: u64) -> Vec<&'static str> {
+    let has = |number: u32| effective & (1 << number) != 0;
+    NEEDED.iter().filter(|(_, number)| !has(*number) && !has(SYS_ADMIN)).map(|(name, _)| *name).collect()
+}
+
+/// The `CapEff` line of proc_pid_status(5); 0 where it cannot be read.
+fn effective() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(missing_from(u64::MAX), Vec::<&str>::new());
+        assert_eq!(missing_from(1 << SYS_ADMIN), Vec::<&str>::new());
+        assert_eq!(missing_from(1 << 39 | 1 << 12), ["CAP_PERFMON"]);
+        assert_eq!(missing_from(0), ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"]);
+    }
+}
