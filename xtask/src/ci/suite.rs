@@ -72,7 +72,7 @@ fn privileged(toolchain: &Toolchain, kernels: &[Kernel]) -> Vec<Outcome> {
     let mut outcomes = vec![timed("e2e", &|| e2e::step(&programs))];
     if !kernels.is_empty() {
         command::say("== kernels");
-        outcomes.extend(kernels::steps(kernels, &programs, &[kernels::DEFAULT_TESTS.into()]));
+        outcomes.extend(kernels::steps(kernels, &programs, &kernels::DEFAULT_TESTS.map(str::to_owned)));
     }
     outcomes
 }

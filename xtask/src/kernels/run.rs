@@ -14,7 +14,7 @@ pub struct KernelArguments {
     /// The series to boot, such as 5.10 or newest; all where none is named
     series: Vec<String>,
     /// Filters and options of the test program in each guest
-    #[arg(last = true, default_value = step::DEFAULT_TESTS)]
+    #[arg(last = true, default_values = step::DEFAULT_TESTS)]
     test_arguments: Vec<String>,
 }
 
