@@ -10,7 +10,7 @@ use crate::standing::{AGENT, pair};
 use pktscope_tests::{
     cgroup::Cgroup,
     flow::{DEADLINE, end_of},
-    machine::{missing_privilege, missing_program, output_of},
+    machine::{copy_program, missing_privilege, missing_program, output_of},
     skip_if,
     traffic::{Traffic, built},
 };
@@ -60,7 +60,7 @@ fn a_service_is_no_container() {
 fn image(folder: &Path) -> String {
     let root = folder.join("root");
     fs::create_dir_all(&root).unwrap();
-    fs::copy(built("traffic"), root.join("traffic")).unwrap();
+    copy_program(&built("traffic"), &root.join("traffic"));
     let linked = output_of(Command::new("ldd").arg(built("traffic")));
     for library in linked.split_whitespace().filter(|word| word.starts_with('/')) {
         let to = root.join(library.trim_start_matches('/'));

@@ -15,7 +15,7 @@ use pktscope_tests::{
     agent::{Agent, AgentOptions},
     event::Event,
     flow::end_of,
-    machine::{missing_privilege, missing_program, output_of},
+    machine::{copy_program, missing_privilege, missing_program, output_of},
     namespace::Pair,
     server::{TcpServer, UdpServer, Webhook},
     skip_if,
@@ -53,7 +53,7 @@ fn pair() -> Pair {
 
 fn copy(folder: &TempDir, name: &str) -> PathBuf {
     let path = folder.path().join(name);
-    fs::copy(built("traffic"), &path).unwrap();
+    copy_program(&built("traffic"), &path);
     path
 }
 

@@ -6,7 +6,7 @@ use pktscope_tests::{
     agent::{Agent, AgentOptions},
     event::Event,
     flow::{DEADLINE, end_of},
-    machine::{missing_privilege, missing_program, output_of},
+    machine::{copy_program, missing_privilege, missing_program, output_of},
     namespace::Pair,
     server::UdpServer,
     skip_if,
@@ -49,7 +49,7 @@ fn a_killed_agent_keeps_alerts_cooldowns_and_dispositions() {
     for round in 0..5 {
         let agent = agent_on(&state);
         let program = folder.path().join(format!("program-{round}"));
-        fs::copy(built("traffic"), &program).unwrap();
+        copy_program(&built("traffic"), &program);
         send(&program);
         let alert = expect_stored_alert(&agent, program.to_str().unwrap());
         output_of(&mut agent.command([

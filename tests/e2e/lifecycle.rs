@@ -6,7 +6,7 @@ use pktscope_tests::{
     agent::{self, Agent, AgentOptions},
     event::Event,
     flow::{DEADLINE, end_of, is_reported},
-    machine::{missing_privilege, missing_program, output_of},
+    machine::{copy_program, missing_privilege, missing_program, output_of},
     namespace::Pair,
     server::TcpServer,
     skip_if,
@@ -160,7 +160,7 @@ fn run_without(prepare: &str) -> (Option<i32>, String) {
     let folder = TempDir::new().unwrap();
     // Unprivileged users may not be let into the build folder.
     let program = folder.path().join("pktscope");
-    fs::copy(agent::binary(), &program).unwrap();
+    copy_program(&agent::binary(), &program);
     for path in [folder.path(), program.as_path()] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     }

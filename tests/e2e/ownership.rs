@@ -6,7 +6,7 @@ use crate::standing::{AGENT, pair};
 use pktscope_tests::{
     event::Event,
     flow::{self, DEADLINE, Side, end_of},
-    machine::{missing_privilege, missing_program},
+    machine::{copy_program, missing_privilege, missing_program},
     namespace::Pair,
     server::{TcpServer, UdpServer},
     skip_if,
@@ -24,7 +24,7 @@ fn with_server() -> (Pair, TcpServer) {
 /// A copy of the generator under another name.
 fn copy(folder: &TempDir, name: &str) -> PathBuf {
     let path = folder.path().join(name);
-    fs::copy(built("traffic"), &path).unwrap();
+    copy_program(&built("traffic"), &path);
     path
 }
 

@@ -17,7 +17,7 @@ use pktscope_tests::{
     agent::{Agent, AgentOptions},
     event::{Event, Volume},
     flow::{DEADLINE, Side, expect_volume, joins},
-    machine::{missing_privilege, missing_program, output_of},
+    machine::{copy_program, missing_privilege, missing_program, output_of},
     namespace::{FAMILIES, Family, Pair},
     server::{HttpServer, TcpServer, UdpServer},
     skip_if,
@@ -193,7 +193,7 @@ fn a_thousand_processes_of_a_millisecond_are_all_named() {
 
 fn copy_of_brief(folder: &TempDir, number: usize) -> PathBuf {
     let path = folder.path().join(format!("brief-{number}"));
-    fs::copy(built("brief"), &path).unwrap();
+    copy_program(&built("brief"), &path);
     path
 }
 
@@ -206,7 +206,7 @@ fn a_new_program_and_a_new_destination_each_raise_one_alert() {
     let pair = Pair::new().unwrap();
     let folder = TempDir::new().unwrap();
     let program = folder.path().join("never-seen-before");
-    fs::copy(built("traffic"), &program).unwrap();
+    copy_program(&built("traffic"), &program);
     let first = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
     Traffic::of(&program, &pair.near.namespace, &format!("udp --to {} --bytes 10", first.addr)).run().unwrap();
     let is_of_it = |event: &Event| event.text("process.executable") == program.to_str().unwrap();
@@ -262,7 +262,7 @@ fn a_recording_gives_the_alerts_of_its_live_run() {
     let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
     for name in ["one", "two"] {
         let program = folder.path().join(name);
-        fs::copy(built("traffic"), &program).unwrap();
+        copy_program(&built("traffic"), &program);
         Traffic::of(&program, &pair.near.namespace, &format!("udp --to {}", server.addr)).run().unwrap();
         agent.expect(DEADLINE, "its alert", |event| {
             event.is("alert") && event.text("process.executable") == program.to_str().unwrap()

@@ -1,6 +1,6 @@
 //! What this machine can do, and skipping aloud what it can't.
 
-use std::{fs, io::Write, process::Command};
+use std::{fs, io::Write, path::Path, process::Command};
 
 /// Returns from the test, aloud, where `$reason` (an `Option<String>`) is given.
 #[macro_export]
@@ -57,6 +57,13 @@ pub fn older_than(major: u32, minor: u32) -> Option<String> {
     let mut parts = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let running = (parts.next()?, parts.next()?);
     (running < (major, minor)).then(|| format!("needs Linux {major}.{minor}, this is {}", release.trim()))
+}
+
+/// Copies a program by another process: a descriptor of this one, open for writing while another test forks, would keep
+/// the copy busy (`ETXTBSY`) until that child's exec.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["--dereference", "--"]).args([from, to]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "failed to copy {} to {}", from.display(), to.display());
 }
 
 /// Runs a command to its end and gives its standard output.
