@@ -311,11 +311,11 @@ fn rows_beyond_the_bound_are_counted_and_what_is_known_still_grows() {
     // More than half a queue wakes the thread; a locked database keeps it from emptying the queue.
     let blocker = Connection::open(folder.path().join(DATABASE_NAME)).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let flows: Vec<_> =
-        (1..=15).map(|id| change(FlowAction::Started, Flow { id: FlowId(id), ended: None, ..flow() })).collect();
-    push(&store, &flows);
-    push(&store, &[alert(1)]);
-    push(&store, &[change(FlowAction::Ended, Flow { id: FlowId(3), ..flow() })]);
+    let started = |id| change(FlowAction::Started, Flow { id: FlowId(id), ended: None, ..flow() });
+    let mut effects: Vec<_> = (1..=15).map(started).collect();
+    effects.extend([alert(1), change(FlowAction::Ended, Flow { id: FlowId(3), ..flow() })]);
+    // In one batch, so that the thread cannot take the flows before the last change of one of them.
+    push(&store, &effects);
     blocker.execute_batch("COMMIT").unwrap();
     handle.flush().unwrap();
     let lost = handle.stats().lost;
