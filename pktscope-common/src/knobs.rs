@@ -81,7 +81,7 @@ pub const NO_OFFSET: u64 = u64::MAX;
 pub mod features {
     /// `bpf_get_current_task_btf` (since 5.11): typed loads from the current task.
     pub const TASK_BTF: u64 = 1;
-    /// `bpf_probe_read_kernel`: not under lockdown.
+    /// `bpf_probe_read_kernel`, where there is nothing better: not under lockdown.
     pub const PROBE_READ: u64 = 1 << 1;
     /// `bpf_skc_to_mptcp_sock` (since 6.0).
     pub const MPTCP: u64 = 1 << 2;

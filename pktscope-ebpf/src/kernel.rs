@@ -6,10 +6,12 @@
 
 use core::{
     mem::MaybeUninit,
-    ptr::{addr_of, read_volatile},
+    ptr::{addr_of, addr_of_mut, read_volatile},
 };
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
+};
 use pktscope_common::knobs::{FIELD_COUNT, Field, features};
 
 /// Offsets by [`Field`]; set by the agent before loading.
@@ -75,12 +77,38 @@ pub fn follow(base: Kernel, field: Field) -> Option<Kernel> {
     if pointer.is_null() { None } else { Some(pointer) }
 }
 
-/// The current task, where the kernel lets programs read it.
+/// Start of the process of the current task, nanoseconds since boot; 0 where the kernel lets no program read it.
 #[inline(always)]
-pub fn current_task() -> Option<Kernel> {
-    if !has_feature(features::TASK_BTF) {
-        return None;
+pub fn current_start() -> u64 {
+    if has_feature(features::TASK_BTF) {
+        // SAFETY: takes no arguments; never null in process context.
+        return start_of(unsafe { bpf_get_current_task_btf() as usize as Kernel });
     }
-    // SAFETY: takes no arguments; never null in process context.
-    Some(unsafe { bpf_get_current_task_btf() as usize as Kernel })
+    if !has_feature(features::PROBE_READ) {
+        return 0;
+    }
+    // SAFETY: takes no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    probe(probe(task, Field::TaskGroupLeader), Field::TaskStartBoottime)
+}
+
+/// Start of a task's process.
+#[inline(always)]
+pub fn start_of(task: Kernel) -> u64 {
+    match follow(task, Field::TaskGroupLeader) {
+        Some(leader) => read(leader, Field::TaskStartBoottime),
+        None => 0,
+    }
+}
+
+/// A field of a structure that the verifier knows nothing of; 0 where it cannot be read.
+#[inline(always)]
+fn probe(base: u64, field: Field) -> u64 {
+    let mut value = 0u64;
+    // SAFETY: copies to a variable of the size given; the helper checks the address.
+    unsafe {
+        let from = field_at(base as usize as Kernel, field);
+        bpf_probe_read_kernel(addr_of_mut!(value).cast(), size_of::<u64>() as u32, from.cast());
+    }
+    value
 }

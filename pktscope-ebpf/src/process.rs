@@ -53,7 +53,7 @@ pub fn exited(task: Kernel) {
         // SAFETY: as above.
         unsafe {
             addr_of_mut!((*record).header).write(emit::header::<ExitRecord>(RecordKind::Exit));
-            addr_of_mut!((*record).started_at).write(socket::start_of(task));
+            addr_of_mut!((*record).started_at).write(kernel::start_of(task));
             addr_of_mut!((*record).pid).write(kernel::read(task, Field::TaskTgid));
             addr_of_mut!((*record).status).write(kernel::read(task, Field::TaskExitCode));
         }
@@ -69,7 +69,7 @@ fn stamp(task: Kernel) -> Stamp {
 
 #[inline(always)]
 fn parent_stamp(parent: Kernel) -> Stamp {
-    Stamp { pid: kernel::read(parent, Field::TaskTgid), started_at: socket::start_of(parent), ..Stamp::default() }
+    Stamp { pid: kernel::read(parent, Field::TaskTgid), started_at: kernel::start_of(parent), ..Stamp::default() }
 }
 
 /// The kernel's name of a task: two words, read as such because the verifier checks each load against the field.

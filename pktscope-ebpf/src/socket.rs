@@ -37,24 +37,6 @@ fn current_pid() -> u32 {
     (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
 }
 
-/// Start of the process of the current task; 0 where it cannot be read.
-#[inline(always)]
-fn current_start() -> u64 {
-    match kernel::current_task() {
-        Some(task) => start_of(task),
-        None => 0,
-    }
-}
-
-/// Start of a task's process.
-#[inline(always)]
-pub fn start_of(task: Kernel) -> u64 {
-    match kernel::follow(task, Field::TaskGroupLeader) {
-        Some(leader) => kernel::read(leader, Field::TaskStartBoottime),
-        None => 0,
-    }
-}
-
 /// Writes the current process to a stamp.
 #[inline(always)]
 pub fn stamp_current(stamp: &mut Stamp) {
@@ -64,7 +46,7 @@ pub fn stamp_current(stamp: &mut Stamp) {
         stamp.uid = bpf_get_current_uid_gid() as u32;
         stamp.cgroup_id = bpf_get_current_cgroup_id();
     }
-    stamp.started_at = current_start();
+    stamp.started_at = kernel::current_start();
 }
 
 /// Stamps maker and user on a new socket.
@@ -234,7 +216,7 @@ fn mark_old(state: &mut SocketState, sk: Kernel) {
 #[inline(always)]
 pub fn stamp_task(stamp: &mut Stamp, task: Kernel) {
     stamp.pid = kernel::read(task, Field::TaskTgid);
-    stamp.started_at = start_of(task);
+    stamp.started_at = kernel::start_of(task);
     if let Some(cred) = kernel::follow(task, Field::TaskCred) {
         stamp.uid = kernel::read(cred, Field::CredEuid);
     }

@@ -34,6 +34,8 @@ impl KernelFacts {
         let mut bits = 0;
         if types.has_function("bpf_get_current_task_btf") {
             bits |= features::TASK_BTF;
+        } else {
+            bits |= features::PROBE_READ;
         }
         if types.has_function("bpf_skc_to_mptcp_sock") {
             bits |= features::MPTCP;

@@ -35,6 +35,9 @@ use crate::core::{event::Event, time::BootTime};
 /// What the kernel programs count that is no loss: reports that were repeated, copies that belong to others.
 const NO_LOSSES: [Counter; 2] = [Counter::SweepRingFull, Counter::RawCopies];
 
+/// Calls that a kernel may have and still refuse to the programs that are required: better without than not at all.
+const UNCERTAIN: [u64; 2] = [features::MPTCP, features::PROBE_READ];
+
 /// What the sensor can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SensorSettings {
@@ -112,14 +115,13 @@ impl Sensor {
     /// [`SensorError`] where nothing could be counted.
     pub fn attach(settings: &SensorSettings) -> Result<Self, SensorError> {
         let mut facts = KernelFacts::read(settings)?;
-        match Self::attach_with(settings, &facts) {
-            // The one call that kernels have before they let it be used here: better without than not at all.
-            Err(SensorError::Required { .. }) if facts.features & features::MPTCP != 0 => {
-                facts.features &= !features::MPTCP;
-                Self::attach_with(settings, &facts)
+        for feature in UNCERTAIN {
+            match Self::attach_with(settings, &facts) {
+                Err(SensorError::Required { .. }) if facts.features & feature != 0 => facts.features &= !feature,
+                result => return result,
             }
-            result => result,
         }
+        Self::attach_with(settings, &facts)
     }
 
     fn attach_with(settings: &SensorSettings, facts: &KernelFacts) -> Result<Self, SensorError> {
