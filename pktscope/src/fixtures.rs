@@ -50,6 +50,7 @@ pub(crate) fn curl() -> Arc<Process> {
         cgroup_id: Some(5150),
         cgroup_path: Some("/user.slice".into()),
         missing: None,
+        is_agent: false,
     })
 }
 

@@ -33,7 +33,7 @@ impl Turns {
             Request::BaselineStatus { program } => self.baseline_status(program.as_deref()),
             Request::BaselineReset { program } => {
                 self.pipeline.detection().reset(program.as_deref());
-                Ok(Value::Null)
+                self.store_changes(now)
             }
             Request::BaselineExport => {
                 let rows = self.pipeline.detection().export(None);
@@ -75,8 +75,17 @@ impl Turns {
     fn import(&mut self, rows: Vec<Value>, now: Moment) -> Result<Value, String> {
         let rows: Result<Vec<_>, _> = rows.into_iter().map(store::import_row).collect();
         let rows = rows?;
-        let orphans = self.pipeline.detection().restore(&rows, now);
-        Ok(json!({ "imported": rows.len() - orphans, "skipped": orphans }))
+        let given = rows.len();
+        let orphans = self.pipeline.detection().import(rows);
+        self.store_changes(now)?;
+        Ok(json!({ "imported": given - orphans, "skipped": orphans }))
+    }
+
+    /// Stores at once what a person changed, so that a kill does not bring the old state back.
+    fn store_changes(&mut self, now: Moment) -> Result<Value, String> {
+        let state = restore::changes(&mut self.pipeline);
+        self.outputs.record(Vec::new(), state, now)?;
+        Ok(Value::Null)
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     config::Config,
-    core::{detect::DetectionSettings, flow::FlowSettings, pipeline::PipelineSettings},
+    core::{detect::DetectionSettings, flow::FlowSettings, pipeline::PipelineSettings, process::ProcessLimits},
     enrich::geoip::GeoDatabases,
     sensor::SensorSettings,
 };
@@ -41,4 +41,9 @@ pub(super) fn detection(config: &Config) -> DetectionSettings {
 
 pub(super) fn pipeline(config: &Config, boot_id: String, netns: u64, geo: &GeoDatabases) -> PipelineSettings {
     PipelineSettings { boot_id, netns, has_geo: !geo.is_empty(), flow: flow(config), ..PipelineSettings::default() }
+}
+
+/// The bounds of the process table of a live agent, which knows itself.
+pub(super) fn processes() -> ProcessLimits {
+    ProcessLimits { agent_pid: Some(std::process::id()), ..ProcessLimits::default() }
 }

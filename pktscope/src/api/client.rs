@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     ApiError, Request, Response,
-    protocol::{LINE_BYTES_MAX, SOCKET_NAME},
+    protocol::{ANSWER_BYTES_MAX, SOCKET_NAME},
 };
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ fn exchange(mut stream: &UnixStream, request: &Request) -> io::Result<Response> 
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = Vec::new();
-    BufReader::new(stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut answer)?;
+    BufReader::new(stream).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut answer)?;
     if answer.is_empty() {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the agent closed the connection without an answer"));
     }

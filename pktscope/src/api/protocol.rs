@@ -6,8 +6,11 @@ use serde_json::Value;
 /// The socket's name in the runtime directory.
 pub const SOCKET_NAME: &str = "pktscope.sock";
 
-/// Longest line either way; a longer one ends the connection.
+/// Longest request; a longer one ends the connection.
 pub(super) const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// Longest answer that a command reads: a full baseline's export is 20 MB.
+pub(super) const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
 /// What a command asks of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

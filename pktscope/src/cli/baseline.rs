@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Rows sent in one request.
-const IMPORT_ROWS: usize = 1_000;
+const IMPORT_ROWS: usize = 4_000;
 
 const EXAMPLES: &str = "\
 Examples:

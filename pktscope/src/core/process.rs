@@ -200,4 +200,6 @@ pub struct Process {
     pub cgroup_path: Option<Arc<str>>,
     /// What could not be taken and why, for example `executable: process ended first`.
     pub missing: Option<Arc<str>>,
+    /// Whether it is the agent itself.
+    pub is_agent: bool,
 }

@@ -102,6 +102,20 @@ impl Learning {
         row.coverage = self.coverage;
     }
 
+    /// Takes over what another host has learned: how far it was, and what it has seen.
+    pub fn adopt(&mut self, row: &HostRow) {
+        self.observed = self.observed.max(row.observed);
+        self.is_active |= row.is_active || self.observed >= self.window;
+        let theirs = Some(row.started).filter(|started| *started != Steady::default());
+        self.started = self.started.into_iter().chain(theirs).min();
+        let (own, other) = (self.coverage, row.coverage);
+        self.coverage = Coverage {
+            has_seen_reboot: own.has_seen_reboot || other.has_seen_reboot,
+            has_seen_update: own.has_seen_update || other.has_seen_update,
+            has_seen_weekend: own.has_seen_weekend || other.has_seen_weekend,
+        };
+    }
+
     /// Goes on from the host's row.
     pub fn restore(&mut self, row: &HostRow) {
         self.started = (row.started != Steady::default()).then_some(row.started);

@@ -21,7 +21,7 @@ const MAX_EXAMPLES: usize = 3;
 /// The program that stands for the host itself: its resolvers, and what nobody owns.
 pub const HOST: &str = "host";
 /// Countries, and AS numbers, remembered for each program.
-const MAX_PLACES: usize = 64;
+pub(super) const MAX_PLACES: usize = 64;
 /// A pair's last contact is stored when it moved by this much, so that a busy pair is not written at every batch.
 const STORED_GRAIN_SECONDS: u32 = 3_600;
 

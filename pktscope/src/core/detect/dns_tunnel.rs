@@ -63,7 +63,6 @@ struct Parent {
     older_names: AHashSet<u64>,
     rotated: u32,
     last: Steady,
-    first: Steady,
     learned: Option<Maxima>,
     has_connections: bool,
     is_dirty: bool,
@@ -162,9 +161,9 @@ impl Detector for DnsTunnel {
         if let BaselineRow::DnsParent(row) = row {
             let learned =
                 Maxima { name_bytes: row.name_bytes, questions: row.questions, answer_bytes: row.answer_bytes };
-            let parent =
-                Parent { learned: Some(learned), last: row.last_seen, first: row.last_seen, ..Parent::default() };
-            self.parents.insert(row.parent.clone(), parent);
+            let parent = self.parents.entry(row.parent.clone()).or_default();
+            parent.learned = Some(learned);
+            parent.last = parent.last.max(row.last_seen);
         }
     }
 
@@ -233,9 +232,6 @@ impl Parent {
         let sub = sub_domain(&message.question, parent);
         let is_missing = message.response_code == NAME_ERROR;
         let weight = if is_missing { (missing_weight * WHOLE as f64) as u64 } else { WHOLE };
-        if self.last == Steady::default() {
-            self.first = now;
-        }
         self.last = now;
         let number = slot_number(now);
         let is_new = !sub.is_empty() && self.remember(text_key(sub), number);

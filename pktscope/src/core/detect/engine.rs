@@ -16,7 +16,7 @@ use crate::core::{
         grouping::Groups,
         suppression::{Subject, Suppressions},
     },
-    baseline::{Baseline, Location, ProgramId, Steady, SteadyClock, learn::Learning, profile::HOST, rows::ProgramRow},
+    baseline::{Baseline, BaselineRow, Location, ProgramId, Steady, SteadyClock, learn::Learning, profile::HOST, rows::ProgramRow},
     effect::Ledger,
     event::DnsMessage,
     flow::FlowChange,
@@ -109,6 +109,8 @@ pub struct Detection {
     pub(super) last_boot: u64,
     pub(super) counts: DetectionCounts,
     pub(super) is_host_dirty: bool,
+    /// Rows of another host, still to be stored.
+    pub(super) imported: Vec<BaselineRow>,
     second: u32,
     minute: Option<u32>,
 }
@@ -145,6 +147,7 @@ impl Detection {
             last_boot: 0,
             counts: DetectionCounts::default(),
             is_host_dirty: true,
+            imported: Vec::new(),
             second: 0,
             minute: None,
             settings,
@@ -280,7 +283,8 @@ impl Detection {
     }
 
     fn see_dns(&mut self, message: &DnsMessage, at: Steady, now: Moment, alerts: &mut Vec<Alert>) {
-        if !message.is_response {
+        let is_agent = message.process.as_ref().is_some_and(|process| process.is_agent);
+        if !message.is_response || is_agent {
             return;
         }
         let actor = message.process.as_ref().map(|process| self.actor(process, at, now, alerts));

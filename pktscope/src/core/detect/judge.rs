@@ -26,6 +26,9 @@ impl Detection {
         }
         let actor = match &flow.attribution {
             Attribution::Process(owner) => {
+                if owner.process.is_agent {
+                    return;
+                }
                 let process = self.programs.latest(&owner.process);
                 if change.action == FlowAction::Started {
                     self.note_update_run(&process);

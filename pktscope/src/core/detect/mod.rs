@@ -11,6 +11,7 @@ pub mod engine;
 pub mod finding;
 mod flows;
 pub mod identity_change;
+mod import;
 mod judge;
 pub mod new_geo;
 pub mod new_process_dest;

@@ -106,6 +106,7 @@ impl Detection {
     /// Baseline rows changed since the last call: to be stored in one transaction with the alerts given meanwhile.
     pub fn take_dirty(&mut self) -> Vec<BaselineRow> {
         let mut rows = self.baseline.take_dirty();
+        rows.append(&mut self.imported);
         for detector in &mut self.detectors {
             rows.extend(detector.take_dirty(&self.baseline));
         }
@@ -143,12 +144,12 @@ impl Detection {
 
     /// Goes on from stored rows, before the first step; the number of rows that belong to nothing.
     pub fn restore(&mut self, rows: &[BaselineRow], now: Moment) -> usize {
+        let orphans = self.baseline.restore(rows);
         for row in rows {
             if let BaselineRow::Host(host) = row {
                 self.restore_host(host, now);
             }
         }
-        let orphans = self.baseline.restore(rows);
         self.host = self.baseline.named(crate::core::baseline::profile::HOST).first().copied().unwrap_or(self.host);
         for row in rows {
             self.detectors.iter_mut().for_each(|detector| detector.restore(row, &self.baseline));
@@ -164,7 +165,6 @@ impl Detection {
             self.clock.hold_above(host.clock);
         }
         self.next_alert_id = self.next_alert_id.max(host.next_alert_id);
-        self.baseline.learning.restore(host);
         if now.boot.0 < host.boot_nanos {
             self.baseline.learning.note_reboot();
         }

@@ -61,6 +61,7 @@ pub(super) struct Entry {
     pub other_user: Option<(Arc<Process>, Arc<Process>)>,
     pub is_awaiting_user: bool,
     pub is_kernel_thread: bool,
+    pub is_agent: bool,
     pub asked: Option<LookupDepth>,
     pub is_answered: bool,
     pub announcement: Announcement,
@@ -85,6 +86,7 @@ impl Entry {
             other_user: None,
             is_awaiting_user: false,
             is_kernel_thread: false,
+            is_agent: false,
             asked: None,
             is_answered: false,
             announcement: Announcement::NotNeeded,
@@ -183,6 +185,7 @@ impl Entry {
             cgroup_id: self.cgroup_id,
             cgroup_path: context.cgroup_path.clone(),
             missing: image.facts.missing.clone(),
+            is_agent: self.is_agent,
         }
     }
 

@@ -51,6 +51,8 @@ pub struct ProcessLimits {
     pub keep_ended: Duration,
     /// How long a process waits for its facts before it is announced without them.
     pub settle_timeout: Duration,
+    /// The agent's own pid, which nobody else has while it runs.
+    pub agent_pid: Option<u32>,
 }
 
 impl Default for ProcessLimits {
@@ -60,6 +62,7 @@ impl Default for ProcessLimits {
             ended: 16_384,
             keep_ended: Duration::from_secs(300),
             settle_timeout: Duration::from_secs(1),
+            agent_pid: None,
         }
     }
 }
@@ -316,6 +319,7 @@ impl ProcessTable {
             self.arrivals.push_back(rounded);
         }
         let entry = self.entries.entry(rounded).or_insert_with(|| Entry::new(key, at));
+        entry.is_agent = self.limits.agent_pid == Some(key.pid);
         if entry.key.started_at == rounded.started_at {
             entry.key = key;
         }

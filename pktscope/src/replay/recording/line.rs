@@ -207,6 +207,8 @@ struct ProcessExtra<'a> {
     package_is_unmodified: Option<bool>,
     #[serde(borrow)]
     script: Option<ScriptPart<'a>>,
+    #[serde(default)]
+    is_agent: bool,
 }
 
 #[derive(Clone, Deserialize)]

@@ -274,6 +274,7 @@ fn process_extra(process: &Process) -> ProcessExtra<'_> {
         script: process.script.as_deref().map(script),
         missing: process.missing.as_deref(),
         exit_signal: None,
+        is_agent: process.is_agent.then_some(true),
     }
 }
 

@@ -241,6 +241,7 @@ optional! {
         script: Script<'a>,
         missing: &'a str,
         exit_signal: u8,
+        is_agent: bool,
     }
 }
 

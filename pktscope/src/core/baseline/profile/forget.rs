@@ -68,6 +68,16 @@ impl Baseline {
         idle.into_iter().for_each(|id| self.forget_program(id));
     }
 
+    /// Throws out what is beyond the bounds, after rows were taken in.
+    pub(in crate::core::baseline) fn keep_limits(&mut self) {
+        while self.programs.len() - self.free_programs.len() > self.limits.programs {
+            self.evict_programs();
+        }
+        while self.pairs.len() > self.limits.pairs {
+            self.evict_pairs();
+        }
+    }
+
     /// Throws out the sixteenth of the programs that were idle longest.
     pub(super) fn evict_programs(&mut self) {
         let programs = self.all_programs().filter(|(_, program)| !program.is_host());

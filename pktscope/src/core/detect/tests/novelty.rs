@@ -322,3 +322,53 @@ fn the_first_resolver_of_a_host_that_starts_active_is_not_a_new_one() {
     host.connect(from(AGENT).to([203, 0, 113, 53], 53));
     assert_eq!(host.of(RuleId::NewProcessDest).len(), 1);
 }
+
+#[test]
+fn a_reboot_while_learning_is_known_to_the_baseline() {
+    let mut host = Host::new();
+    host.pass(HOUR / 2);
+    assert!(host.detection.baseline().learning.unseen().contains(&"a reboot"));
+    let host = host.restarted();
+    assert!(!host.detection.baseline().learning.unseen().contains(&"a reboot"));
+}
+
+#[test]
+fn another_host_starts_with_an_imported_baseline_and_keeps_its_own_clock_and_ids() {
+    let rows = host().detection.export(None);
+    let mut other = Host::new();
+    let clock = other.detection.steady(other.now());
+    assert_eq!(other.detection.import(rows.clone()), 0);
+    assert!(!other.detection.baseline().learning.is_learning(), "the other host's learning counts");
+    assert_eq!(other.detection.steady(other.now()), clock);
+    let stored = other.detection.take_dirty();
+    let keys = |rows: &[BaselineRow]| rows.iter().map(BaselineRow::key).collect::<std::collections::BTreeSet<_>>();
+    assert!(keys(&rows).is_subset(&keys(&stored)), "all of it is stored");
+    other.connect(from(AGENT).named("home.example.org").in_country(b"SE", 1_299, "TELIA"));
+    assert!(other.alerts.is_empty(), "{:?}", other.alerts);
+    other.connect(from(AGENT).to([203, 0, 113, 9], 4_444));
+    assert_eq!(other.rules(), [RuleId::NewProcessDest]);
+    let known = other.detection.export(Some(AGENT));
+    other.detection.import(rows);
+    assert_eq!(other.detection.export(Some(AGENT)).len(), known.len(), "twice is once");
+}
+
+#[test]
+fn what_an_alert_is_open_about_elsewhere_is_not_imported() {
+    let mut host = host();
+    host.connect(from(AGENT).to([203, 0, 113, 9], 4_444));
+    host.connect(from(DROPPER).to([203, 0, 113, 10], 80));
+    let mut other = Host::new();
+    other.detection.import(host.detection.export(None));
+    other.connect(from(AGENT).to([203, 0, 113, 9], 4_444));
+    other.connect(from(DROPPER).to([203, 0, 113, 10], 80));
+    assert_eq!(other.rules(), [RuleId::NewProcessDest, RuleId::NewProcessEgress]);
+}
+
+#[test]
+fn the_agent_s_own_connections_raise_nothing_and_teach_nothing() {
+    let mut host = host();
+    let agent = Process { is_agent: true, ..process("/usr/bin/pktscope") };
+    host.connect(by(Arc::new(agent)).to([203, 0, 113, 9], 443));
+    assert!(host.alerts.is_empty(), "{:?}", host.alerts);
+    assert!(host.detection.baseline().named("/usr/bin/pktscope").is_empty());
+}

@@ -84,6 +84,7 @@ impl ProcessPart<'_> {
             container_id: self.container.as_ref().and_then(|container| shared(&container.id)),
             container_image: image,
             cgroup_path: shared(&self.cgroup_path),
+            is_agent: self.extra.as_ref().is_some_and(|extra| extra.is_agent),
             ..Process::default()
         }
     }
@@ -95,6 +96,7 @@ impl PackagePart<'_> {
             "dpkg" => "dpkg",
             "rpm" => "rpm",
             "apk" => "apk",
+            "image" => "image",
             _ => return None,
         };
         Some(Arc::new(Package {
