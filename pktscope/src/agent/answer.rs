@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::{Mark, ProgramReport, Request, VerdictRecord},
     core::{
+        alert::disposition::Verdict,
         baseline::{Baseline, Steady, profile::Program},
         detect::Closing,
         time::{Moment, WallTime},
@@ -26,10 +27,7 @@ impl Turns {
             Request::Status => to_value(&status::report(self, now)),
             Request::Snapshot => Ok(host::snapshot(&status::report(self, now), now)),
             Request::Mark(mark) => self.mark(&mark, now),
-            Request::Record { verdicts } => {
-                self.outputs.record(verdicts.into_iter().map(disposition).collect(), Vec::new(), now)?;
-                Ok(Value::Null)
-            }
+            Request::Record { verdicts } => self.take_verdicts(verdicts, now),
             Request::BaselineStatus { program } => self.baseline_status(program.as_deref()),
             Request::BaselineReset { program } => {
                 self.pipeline.detection().reset(program.as_deref());
@@ -48,19 +46,30 @@ impl Turns {
 
     /// Stores a verdict, and lets it bear on what is learned.
     fn mark(&mut self, mark: &Mark, now: Moment) -> Result<Value, String> {
-        let closing = match mark.verdict.as_str() {
-            "true_positive" => Closing::Hostile,
-            "false_positive" | "benign_true_positive" => Closing::Normal,
-            other => return Err(format!("\"{other}\" is no verdict")),
-        };
+        let closing = closing_of(&mark.verdict)?;
         let reader = Reader::open(Path::new(&self.identity.state_dir)).map_err(|fault| fault.to_string())?;
         let alert = reader.alert(mark.alert_id).map_err(|fault| fault.to_string())?;
         let alert = alert.ok_or_else(|| format!("there is no alert {}", mark.alert_id))?;
         let row = DispositionRow::on_alert(&alert, &mark.verdict, &mark.analyst, &mark.note, now.wall);
-        let is_learned_from = self.pipeline.detection().close_alert(mark.alert_id, closing, now);
+        let is_learned_from = self.pipeline.detection().close_incident(&alert.dedup_key, closing, now);
         let state = restore::changes(&mut self.pipeline);
         self.outputs.record(vec![row], state, now)?;
         Ok(json!({ "is_learned_from": is_learned_from }))
+    }
+
+    /// Stores verdicts of another source; those on an alert bear on what is learned like a mark.
+    fn take_verdicts(&mut self, verdicts: Vec<VerdictRecord>, now: Moment) -> Result<Value, String> {
+        let reader = Reader::open(Path::new(&self.identity.state_dir)).map_err(|fault| fault.to_string())?;
+        for record in &verdicts {
+            let closing = closing_of(&record.verdict)?;
+            let alert = record.alert_id.map(|id| reader.alert(id)).transpose().map_err(|fault| fault.to_string())?;
+            if let Some(alert) = alert.flatten() {
+                self.pipeline.detection().close_incident(&alert.dedup_key, closing, now);
+            }
+        }
+        let state = restore::changes(&mut self.pipeline);
+        self.outputs.record(verdicts.into_iter().map(disposition).collect(), state, now)?;
+        Ok(Value::Null)
     }
 
     fn baseline_status(&mut self, program: Option<&str>) -> Result<Value, String> {
@@ -86,6 +95,18 @@ impl Turns {
         let state = restore::changes(&mut self.pipeline);
         self.outputs.record(Vec::new(), state, now)?;
         Ok(Value::Null)
+    }
+}
+
+/// What a verdict says about what is learned.
+///
+/// # Errors
+/// A word that is none.
+pub(super) fn closing_of(verdict: &str) -> Result<Closing, String> {
+    match Verdict::from_word(verdict) {
+        Some(Verdict::TruePositive) => Ok(Closing::Hostile),
+        Some(Verdict::FalsePositive | Verdict::BenignTruePositive) => Ok(Closing::Normal),
+        None => Err(format!("\"{verdict}\" is no verdict")),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Detection goes on from what the store remembers, and hands it what changed.
 
+use std::collections::HashMap;
+
 use tracing::warn;
 
-use super::settings;
+use super::{answer::closing_of, settings};
 use crate::{
     clock,
     config::Config,
@@ -16,6 +18,7 @@ pub(super) fn detection(config: &Config, reader: &Reader) -> Result<Detection, S
     let mut detection = Detection::new(settings::detection(config));
     let orphans = detection.restore(&memory.baseline, clock::now());
     detection.restore_incidents(memory.incidents);
+    close_judged(&mut detection, reader)?;
     let (suppressions, unreadable) = reader.suppressions()?;
     detection.suppressions_mut().restore(suppressions);
     let lost = memory.unreadable + orphans as u64 + unreadable;
@@ -23,6 +26,18 @@ pub(super) fn detection(config: &Config, reader: &Reader) -> Result<Detection, S
         warn!("{lost} rows of the baseline could not be read back; what they held is learned anew");
     }
     Ok(detection)
+}
+
+/// Closes the incidents whose alert got its verdict while no agent ran.
+fn close_judged(detection: &mut Detection, reader: &Reader) -> Result<(), StoreError> {
+    let verdicts: HashMap<u64, String> =
+        reader.dispositions()?.into_iter().filter_map(|row| Some((row.alert_id?, row.verdict))).collect();
+    for (alert, key) in detection.open_incidents() {
+        if let Some(closing) = verdicts.get(&alert).and_then(|verdict| closing_of(verdict).ok()) {
+            detection.close_incident(&key, closing, clock::now());
+        }
+    }
+    Ok(())
 }
 
 /// What changed in detection since the last call, as rows.

@@ -33,7 +33,11 @@ use crate::{
     api::{ApiError, Server},
     clock,
     config::{Config, ConfigError},
-    core::{event::Event, flow::FlowId, pipeline::{Pipeline, PipelineSettings}},
+    core::{
+        event::Event,
+        flow::FlowId,
+        pipeline::{Pipeline, PipelineSettings},
+    },
     enrich::{
         EnrichSettings, Enricher,
         geoip::{GeoDatabases, GeoError},
@@ -172,7 +176,8 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
     let sensor = Sensor::attach(&settings::sensor(config))?;
     let boot_id = procfs::boot_id().map_err(system("read the boot id"))?;
     let netns = own_netns();
-    let limits = PipelineSettings { processes: settings::processes(), ..settings::pipeline(config, boot_id, netns, &geo) };
+    let limits =
+        PipelineSettings { processes: settings::processes(), ..settings::pipeline(config, boot_id, netns, &geo) };
     let pipeline = Pipeline::new(limits, detection, first_id);
     let now = clock::now();
     let sensor_settings = &config.sensor;

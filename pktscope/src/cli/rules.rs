@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     output::{Format, local_clock, paper, print},
     place::Place,
+    verdicts::subject_of,
 };
 use crate::{
     core::{
@@ -71,7 +72,7 @@ fn lines(
 
 /// A stored verdict as it counts: by its alert, so that a changed one takes the old one's place, else by its own key.
 fn record(row: &DispositionRow) -> Option<Record> {
-    let fingerprint = row.alert_id.map_or_else(|| row.key.clone(), |id| id.to_string());
+    let fingerprint = row.alert_id.map_or_else(|| subject_of(&row.key).to_owned(), |id| id.to_string());
     Some(Record {
         rule: Some(RuleId::from_id(&row.rule)?),
         verdict: Verdict::from_word(&row.verdict)?,

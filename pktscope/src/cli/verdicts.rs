@@ -26,6 +26,8 @@ use crate::{
 const VERDICTS: [&str; 3] = ["true_positive", "false_positive", "benign_true_positive"];
 const NOTE_BYTES_MAX: usize = 2048;
 const ROWS_AT_ONCE: usize = 1_000;
+/// Between the parts of a key.
+const SEPARATOR: char = '\u{1f}';
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VerdictsCommand {
@@ -135,8 +137,10 @@ fn read(path: &Path, reader: &Reader, now: WallTime) -> anyhow::Result<(Vec<Verd
         true => Box::new(io::stdin().lock()),
         false => Box::new(BufReader::new(File::open(path).with_context(|| format!("failed to open {name}"))?)),
     };
-    let incidents: Vec<(String, String)> =
-        reader.alerts(&Query::default())?.into_iter().map(|row| (row.dedup_key, row.rule_id)).collect();
+    // The newest alert first, as the listing has them.
+    let alerts = reader.alerts(&Query::default())?.into_iter();
+    let incidents: Vec<Known> =
+        alerts.map(|row| Known { incident: row.dedup_key, rule: row.rule_id, alert: row.id }).collect();
     let (mut records, mut mistakes) = (Vec::new(), Vec::new());
     for (text, number) in lines.lines().zip(1_u64..) {
         let text = text.with_context(|| format!("failed to read {name}"))?;
@@ -151,8 +155,15 @@ fn read(path: &Path, reader: &Reader, now: WallTime) -> anyhow::Result<(Vec<Verd
     Ok((records, mistakes))
 }
 
+/// A stored alert, as far as a line can be about it.
+struct Known {
+    incident: String,
+    rule: String,
+    alert: u64,
+}
+
 /// A line's records: one, or one a rule of its incident.
-fn check(text: &str, incidents: &[(String, String)], now: WallTime) -> Result<Vec<VerdictRecord>, String> {
+fn check(text: &str, incidents: &[Known], now: WallTime) -> Result<Vec<VerdictRecord>, String> {
     let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if !VERDICTS.contains(&line.verdict.as_str()) {
         return Err(format!("field 'verdict': \"{}\" is none of {}", line.verdict, VERDICTS.join(", ")));
@@ -169,7 +180,7 @@ fn check(text: &str, incidents: &[(String, String)], now: WallTime) -> Result<Ve
     let record = |rule: String| VerdictRecord {
         key: key(&line, &rule),
         at: at.0,
-        alert_id: line.alert_id,
+        alert_id: line.alert_id.or_else(|| newest_alert(&line, &rule, incidents)),
         rule,
         verdict: line.verdict.clone(),
         analyst: line.analyst.clone().unwrap_or_default(),
@@ -178,20 +189,26 @@ fn check(text: &str, incidents: &[(String, String)], now: WallTime) -> Result<Ve
     Ok(rules.into_iter().map(record).collect())
 }
 
+/// The newest alert of the incident that a line names, by its key or as its fingerprint.
+fn newest_alert(line: &Line, rule: &str, incidents: &[Known]) -> Option<u64> {
+    let named = line.incident_id.as_ref().or(line.fingerprint.as_ref())?;
+    incidents.iter().filter(|known| known.incident == *named && known.rule == rule).map(|known| known.alert).max()
+}
+
 fn parse_time(text: &str) -> Result<WallTime, String> {
     let at = text.parse::<jiff::Timestamp>().ok().map(|at| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX));
     at.map(WallTime).ok_or_else(|| format!("field 'timestamp': \"{text}\" is no RFC 3339 time"))
 }
 
 /// The line's rule, or those of its incident's alerts.
-fn rules(line: &Line, incidents: &[(String, String)]) -> Result<Vec<String>, String> {
+fn rules(line: &Line, incidents: &[Known]) -> Result<Vec<String>, String> {
     let known = || RuleId::ALL.map(RuleId::id).join(", ");
     match (line.rule_id.as_deref().filter(|rule| !rule.is_empty()), &line.incident_id) {
         (Some(rule), _) if RuleId::from_id(rule).is_some() => Ok(vec![rule.to_owned()]),
         (Some(rule), _) => Err(format!("field 'rule_id': there is no rule \"{rule}\"; there are: {}", known())),
         (None, Some(incident)) => {
             let found: BTreeSet<_> =
-                incidents.iter().filter(|(key, _)| key == incident).map(|(_, rule)| rule.clone()).collect();
+                incidents.iter().filter(|known| known.incident == *incident).map(|known| known.rule.clone()).collect();
             match found.is_empty() {
                 true => Err(format!(
                     "field 'incident_id': there is no alert with the dedup_key \"{incident}\"; name a rule_id"
@@ -203,30 +220,42 @@ fn rules(line: &Line, incidents: &[(String, String)]) -> Result<Vec<String>, Str
     }
 }
 
-/// The line's own fingerprint, or all that it says: read again, it is the same; another verdict is another.
+/// What the line is about, then its time and verdict: read again it is the same record, with another verdict it is another
+/// record about the same. A fingerprint of an export is such a key already.
 fn key(line: &Line, rule: &str) -> String {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    match line.fingerprint.as_deref().filter(|fingerprint| !fingerprint.is_empty()) {
-        Some(fingerprint) if line.rule_id.is_some() => fingerprint.to_owned(),
-        Some(fingerprint) => format!("{fingerprint}\u{1f}{rule}"),
+    let own = line.fingerprint.as_deref().filter(|fingerprint| !fingerprint.is_empty());
+    let about = match own {
+        Some(exported) if exported.contains(SEPARATOR) => return exported.to_owned(),
+        Some(fingerprint) => join(&[fingerprint, rule]),
         None => {
             let alert = line.alert_id.map_or_else(String::new, |id| id.to_string());
-            let parts = [rule, &line.verdict, &alert, &text(&line.timestamp), &text(&line.analyst), &text(&line.note)]
-                .join("\u{1f}");
-            format!("line\u{1f}{parts}")
+            join(&["line", rule, &alert, &text(&line.incident_id), &text(&line.analyst), &text(&line.note)])
         }
-    }
+    };
+    join(&[&about, &text(&line.timestamp), &line.verdict])
+}
+
+fn join(parts: &[&str]) -> String {
+    parts.join(&SEPARATOR.to_string())
+}
+
+/// What a stored key is about: all but its time and verdict.
+pub(super) fn subject_of(key: &str) -> &str {
+    key.rsplitn(3, SEPARATOR).nth(2).unwrap_or(key)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const NOW: WallTime = WallTime(1_795_132_900_000_000_000);
 
     fn checked(text: &str) -> Result<Vec<VerdictRecord>, String> {
-        let incidents = [("beaconing|curl|x".to_owned(), "beaconing".to_owned())];
-        check(text, &incidents, NOW)
+        let known = |alert| Known { incident: "beaconing|curl|x".to_owned(), rule: "beaconing".to_owned(), alert };
+        check(text, &[known(9), known(7)], NOW)
     }
 
     fn one(text: &str) -> VerdictRecord {
@@ -239,6 +268,19 @@ mod tests {
         assert_eq!(one(text), one(text));
         let changed = one(&text.replace("false_", "true_"));
         assert_ne!(one(text).key, changed.key);
+        assert_eq!(subject_of(&one(text).key), subject_of(&changed.key), "it is about the same");
+    }
+
+    #[test]
+    fn a_fingerprint_is_what_a_record_is_about_and_an_exported_one_is_its_key() {
+        let line = |fingerprint: &str, verdict: &str| {
+            let text = json!({"rule_id": "beaconing", "verdict": verdict, "fingerprint": fingerprint});
+            one(&text.to_string())
+        };
+        let (first, changed) = (line("ticket 7", "false_positive"), line("ticket 7", "true_positive"));
+        assert!(first.key != changed.key && subject_of(&first.key) == subject_of(&changed.key));
+        assert_eq!(line(&first.key, "false_positive").key, first.key);
+        assert_eq!(line("beaconing|curl|x", "false_positive").alert_id, Some(9), "an incident's newest alert");
     }
 
     #[test]
@@ -252,7 +294,7 @@ mod tests {
     #[test]
     fn an_incident_stands_for_its_rules() {
         let record = one(r#"{"incident_id": "beaconing|curl|x", "verdict": "true_positive"}"#);
-        assert_eq!(record.rule, "beaconing");
+        assert_eq!((record.rule.as_str(), record.alert_id), ("beaconing", Some(9)));
     }
 
     #[test]

@@ -97,18 +97,20 @@ impl Incidents {
         self.mark(key);
     }
 
-    /// The incident an alert was raised for.
-    pub fn of_alert(&self, alert_id: u64) -> Option<&IncidentRow> {
-        self.table.values().map(|incident| &incident.row).find(|row| row.alert_id == alert_id)
+    /// Incidents that nobody closed, by key.
+    pub fn open(&self) -> Vec<&IncidentRow> {
+        let rows = self.table.values().map(|incident| &incident.row);
+        let mut open: Vec<_> = rows.filter(|row| !row.is_closed).collect();
+        open.sort_unstable_by(|one, other| one.dedup_key.cmp(&other.dedup_key));
+        open
     }
 
     /// Closes an incident; the row as it stands then.
-    pub fn close(&mut self, alert_id: u64) -> Option<IncidentRow> {
-        let key = self.of_alert(alert_id)?.dedup_key.clone();
-        let incident = self.table.get_mut(&key)?;
+    pub fn close(&mut self, key: &str) -> Option<IncidentRow> {
+        let incident = self.table.get_mut(key)?;
         incident.row.is_closed = true;
         let row = incident.row.clone();
-        self.mark(key);
+        self.mark(row.dedup_key.clone());
         Some(row)
     }
 

@@ -22,14 +22,19 @@ enum Reach {
     Label,
     /// Findings about the same process, for [`FIRST_CONTACTS`].
     Process,
+    /// Findings about the same process, for [`FIRST_CONTACTS`], and about the same actor for as long as a program that
+    /// came after learning learns for itself: nothing is normal for it yet, and it has been reported.
+    Newcomer,
     /// Findings about the same actor.
     Actor,
 }
 
 /// Which rule's incident explains which other rule's finding, and how far.
 const COVERS: &[(RuleId, RuleId, Reach)] = &[
-    (RuleId::NewProcessEgress, RuleId::NewProcessDest, Reach::Process),
-    (RuleId::NewProcessEgress, RuleId::NewGeo, Reach::Process),
+    (RuleId::NewProcessEgress, RuleId::NewProcessDest, Reach::Newcomer),
+    (RuleId::NewProcessEgress, RuleId::NewGeo, Reach::Newcomer),
+    // A resolver that the host never used, asked by a program whose first destination is then judged.
+    (RuleId::NewProcessDest, RuleId::NewProcessEgress, Reach::Process),
     (RuleId::IdentityChange, RuleId::NewProcessEgress, Reach::Actor),
     (RuleId::NewProcessDest, RuleId::NewGeo, Reach::Label),
     (RuleId::PortScan, RuleId::NewProcessDest, Reach::Actor),
@@ -66,9 +71,15 @@ pub struct About {
 #[derive(Debug, Default)]
 pub struct Groups {
     open: AHashMap<Actor, Vec<Open>>,
+    program_window: Duration,
 }
 
 impl Groups {
+    /// No open incident; a program that comes later learns for itself for `program_window`.
+    pub fn new(program_window: Duration) -> Self {
+        Self { open: AHashMap::new(), program_window }
+    }
+
     /// Notes a raised incident that stays open until `until`.
     pub fn raised(&mut self, about: About, until: Steady) {
         let About { rule, actor, label, pid, at: raised } = about;
@@ -87,7 +98,7 @@ impl Groups {
         let of_program = Actor { pid: 0, ..about.actor };
         let lists = [Some(about.actor), (of_program != about.actor).then_some(of_program)];
         let mut open = lists.into_iter().flatten().filter_map(|actor| self.open.get(&actor)).flatten();
-        open.find(|open| about.at < open.until && explains(open, about)).map(|open| open.rule)
+        open.find(|open| about.at < open.until && self.explains(open, about)).map(|open| open.rule)
     }
 
     /// Drops what is no longer open.
@@ -104,13 +115,16 @@ impl Groups {
             list.retain(|open| open.rule != rule);
         }
     }
-}
 
-fn explains(open: &Open, about: &About) -> bool {
-    let reaches = |reach| match reach {
-        Reach::Actor => true,
-        Reach::Label => open.label.is_some() && open.label == about.label,
-        Reach::Process => open.pid != 0 && open.pid == about.pid && about.at.since(open.raised) < FIRST_CONTACTS,
-    };
-    COVERS.iter().any(|&(cause, effect, reach)| cause == open.rule && effect == about.rule && reaches(reach))
+    fn explains(&self, open: &Open, about: &About) -> bool {
+        let age = about.at.since(open.raised);
+        let is_first_contact = open.pid != 0 && open.pid == about.pid && age < FIRST_CONTACTS;
+        let reaches = |reach| match reach {
+            Reach::Actor => true,
+            Reach::Label => open.label.is_some() && open.label == about.label,
+            Reach::Process => is_first_contact,
+            Reach::Newcomer => is_first_contact || age < self.program_window,
+        };
+        COVERS.iter().any(|&(cause, effect, reach)| cause == open.rule && effect == about.rule && reaches(reach))
+    }
 }

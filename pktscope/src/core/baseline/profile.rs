@@ -156,6 +156,8 @@ pub struct Baseline {
     pub learning: Learning,
     /// What is common here.
     pub context: HostContext,
+    /// Destinations first met late from which a program is one that always meets new ones.
+    pub explorer_labels: u32,
     program_window: Duration,
     limits: BaselineLimits,
     pub(super) programs: Vec<Option<Program>>,
@@ -178,6 +180,7 @@ impl Baseline {
         Self {
             learning,
             context: HostContext::default(),
+            explorer_labels: 2,
             program_window,
             limits,
             programs: Vec::new(),
@@ -316,7 +319,7 @@ impl Baseline {
 
     /// A program with so many late new destinations, and so many in all, that a further one says nothing.
     pub fn is_explorer(&self, id: ProgramId) -> bool {
-        self.program(id).is_some_and(|program| program.row.late_labels >= 2)
+        self.program(id).is_some_and(|program| program.row.late_labels >= self.explorer_labels)
     }
 
     /// Notes a contact and, where the pair is new, its state.
@@ -342,7 +345,7 @@ impl Baseline {
 
     fn add_pair(&mut self, program: ProgramId, label: LabelId, now: Steady, state: PairState) {
         let seconds = now.seconds();
-        let half = self.program_window / 2;
+        let window = self.program_window;
         if self.pairs.len() >= self.limits.pairs {
             self.evict_pairs();
         }
@@ -354,7 +357,10 @@ impl Baseline {
         let is_learning = self.learning.is_learning();
         if let Some(program) = self.program_mut(program) {
             program.row.labels = program.row.labels.saturating_add(1);
-            let is_late_in_own = program.row.learns_until.is_some_and(|until| now < until && until.since(now) < half);
+            // Counted also while an alert keeps the program from learning: a program that always meets new ones.
+            let age = now.since(program.row.first_seen);
+            let is_late_in_own = !program.row.is_learned && (window / 2..window).contains(&age)
+                || program.row.learns_until.is_some_and(|until| now < until && until.since(now) < window / 2);
             program.row.late_labels += u32::from(if is_learning { is_late } else { is_late_in_own });
         }
     }

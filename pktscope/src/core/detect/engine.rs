@@ -16,7 +16,10 @@ use crate::core::{
         grouping::Groups,
         suppression::{Subject, Suppressions},
     },
-    baseline::{Baseline, BaselineRow, Location, ProgramId, Steady, SteadyClock, learn::Learning, profile::HOST, rows::ProgramRow},
+    baseline::{
+        Baseline, BaselineRow, Location, ProgramId, Steady, SteadyClock, learn::Learning, profile::HOST,
+        rows::ProgramRow,
+    },
     effect::Ledger,
     event::DnsMessage,
     flow::FlowChange,
@@ -127,6 +130,7 @@ impl Detection {
         let limits = settings.limits;
         let learning = Learning::new(settings.learning_window);
         let mut baseline = Baseline::new(learning, settings.program_learning_window, limits.baseline);
+        baseline.explorer_labels = settings.novelty.explorer_labels;
         let host = baseline.add_program(
             &HOST.into(),
             ProgramRow { is_learned: true, ..ProgramRow::default() },
@@ -139,7 +143,7 @@ impl Detection {
             flows: Flows::new(limits.flows),
             programs: Programs::default(),
             incidents: Incidents::new(limits.incidents),
-            groups: Groups::default(),
+            groups: Groups::new(settings.program_learning_window),
             suppressions: Suppressions::default(),
             waiting: VecDeque::new(),
             host,
@@ -244,6 +248,7 @@ impl Detection {
 
     /// Takes changed thresholds; the tables keep their sizes and the learning window its length.
     pub fn set_settings(&mut self, settings: DetectionSettings) {
+        self.baseline.explorer_labels = settings.novelty.explorer_labels;
         self.settings = settings;
     }
 
@@ -335,7 +340,11 @@ impl Detection {
     /// Raises a finding that time completed; a program found to be another one becomes another one.
     fn raise_late(&mut self, finding: Finding, at: Steady, now: Moment, alerts: &mut Vec<Alert>) {
         let stranger = finding.process.clone().filter(|_| finding.is_stranger).zip(finding.actor);
+        let first = finding.actor.filter(|_| finding.rule == RuleId::NewProcessEgress);
         let fate = self.raise(finding, now, alerts);
+        if let Some(actor) = first {
+            self.begin(actor.program, at, fate.is_reported());
+        }
         let Some((process, actor)) = stranger else { return };
         if fate.is_learned() {
             self.learn_image(actor.program, &process);

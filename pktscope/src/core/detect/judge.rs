@@ -135,7 +135,7 @@ impl Detection {
     fn learn(&mut self, flow: &Flow, memo: &Memo, actor: Actor, at: Steady, novelty: Novelty, reported: Reported) {
         let is_resolver = memo.destination.is_resolver;
         if novelty.is_first_egress && (!is_resolver || self.baseline.learning.is_learning()) {
-            self.begin(actor.program, at, reported);
+            self.begin(actor.program, at, reported.has(RuleId::NewProcessEgress));
         }
         let program = if is_resolver { self.host } else { actor.program };
         let is_reported = [RuleId::NewProcessDest, RuleId::NewProcessEgress].into_iter().any(|rule| reported.has(rule));
@@ -161,9 +161,9 @@ impl Detection {
     }
 
     /// A program's first egress: it learns for itself from now on, or once its alert is closed.
-    fn begin(&mut self, program: ProgramId, at: Steady, reported: Reported) {
+    pub(super) fn begin(&mut self, program: ProgramId, at: Steady, is_reported: bool) {
         self.baseline.start_own_window(program, at);
-        if !reported.has(RuleId::NewProcessEgress) {
+        if !is_reported {
             return;
         }
         let until = at.plus(self.settings.open_alert);

@@ -14,6 +14,7 @@ use ahash::AHashMap;
 use super::{
     DetectionSettings, Detector, Finding, Sight, Verdict,
     finding::{destination_words, program_words},
+    new_process_egress::is_reported,
     standing::is_established,
 };
 use crate::core::{
@@ -43,7 +44,10 @@ impl Detector for NewProcessDest {
         let Some(novelty) = sight.novelty.filter(|novelty| novelty.is_new_label && !novelty.is_learning) else {
             return Verdict::Normal;
         };
-        if novelty.is_first_egress && !sight.destination.is_resolver || novelty.is_predecessors {
+        // A program's first egress is its own rule's business, the resolver it asks first included.
+        let is_first =
+            novelty.is_first_egress && (!sight.destination.is_resolver || is_reported(sight, normal, settings));
+        if is_first || novelty.is_predecessors {
             return Verdict::Normal;
         }
         if is_ordinary(sight, normal, settings) {
@@ -69,8 +73,7 @@ impl Detector for NewProcessDest {
 
 fn is_ordinary(sight: &Sight<'_>, normal: &Baseline, settings: &DetectionSettings) -> bool {
     let novelty = &settings.novelty;
-    let is_explorer =
-        normal.program(sight.actor.program).is_some_and(|known| known.row.late_labels >= novelty.explorer_labels);
+    let is_explorer = normal.is_explorer(sight.actor.program);
     let seconds = u32::try_from(novelty.established_for.as_secs()).unwrap_or(u32::MAX);
     (is_explorer && !sight.destination.is_resolver)
         || (sight.destination.is_resolver && has_no_resolver(normal))

@@ -84,6 +84,11 @@ impl Detector for NewProcessEgress {
     }
 }
 
+/// Whether a program's first egress is reported: then what it asks a resolver before is part of that.
+pub(super) fn is_reported(sight: &Sight<'_>, normal: &Baseline, settings: &DetectionSettings) -> bool {
+    matches!(judge(sight, normal, settings), Verdict::Suspicious(_))
+}
+
 fn judge(sight: &Sight<'_>, normal: &Baseline, settings: &DetectionSettings) -> Verdict {
     let flow = sight.flow();
     let suspicion = suspicion(normal, sight.actor.program, sight.destination, &flow.geo);

@@ -65,11 +65,11 @@ impl Detection {
         }
     }
 
-    /// An analyst closed an alert: what it is about is learned from now on, or never. `false` where the alert's incident
-    /// is no longer remembered.
-    pub fn close_alert(&mut self, alert_id: u64, closing: Closing, now: Moment) -> bool {
+    /// An analyst closed the incident with this dedup key: what it is about is learned from now on, or never. `false`
+    /// where the incident is no longer remembered.
+    pub fn close_incident(&mut self, key: &str, closing: Closing, now: Moment) -> bool {
         let at = self.clock.read(now);
-        let Some(row) = self.incidents.close(alert_id) else { return false };
+        let Some(row) = self.incidents.close(key) else { return false };
         let program = row.program.as_ref().and_then(|key| self.baseline.by_key(key));
         if let Some(program) = program {
             self.close_for(program, &row, closing, at);
@@ -168,6 +168,11 @@ impl Detection {
         if now.boot.0 < host.boot_nanos {
             self.baseline.learning.note_reboot();
         }
+    }
+
+    /// The incidents that nobody closed: the alert last raised for each, and its dedup key.
+    pub fn open_incidents(&self) -> Vec<(u64, std::sync::Arc<str>)> {
+        self.incidents.open().into_iter().map(|row| (row.alert_id, row.dedup_key.clone())).collect()
     }
 
     /// Takes stored incidents back, and with them what each explains.

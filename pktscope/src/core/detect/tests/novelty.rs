@@ -111,7 +111,7 @@ fn fault_10_what_is_alerted_is_not_learned_until_an_analyst_says_so() {
     let mut host = host();
     let odd = || from(DROPPER).to([203, 0, 113, 9], 80);
     host.connect(odd());
-    let id = host.alerts[0].id;
+    let incident = host.alerts[0].dedup_key.clone();
     host.pass(2 * DAY);
     assert!(
         !host
@@ -120,7 +120,7 @@ fn fault_10_what_is_alerted_is_not_learned_until_an_analyst_says_so() {
             .is_learning(host.detection.baseline().named(DROPPER)[0], host.detection.clock.at(host.now().boot))
     );
     let now = host.now();
-    assert!(host.detection.close_alert(id, Closing::Normal, now));
+    assert!(host.detection.close_incident(&incident, Closing::Normal, now));
     host.connect(from(DROPPER).named("update.example.net"));
     host.pass(2 * DAY);
     host.alerts.clear();
@@ -315,9 +315,11 @@ fn a_host_on_the_network_s_own_addresses_is_a_program_without_a_path() {
 fn the_first_resolver_of_a_host_that_starts_active_is_not_a_new_one() {
     let mut host = Host::with(crate::core::detect::DetectionSettings {
         learning_window: std::time::Duration::ZERO,
+        program_learning_window: std::time::Duration::ZERO,
         ..crate::core::detect::DetectionSettings::default()
     });
     host.connect(from(AGENT).to([10, 0, 0, 1], 53));
+    host.pass(2 * MINUTE);
     assert!(host.of(RuleId::NewProcessDest).is_empty());
     host.connect(from(AGENT).to([203, 0, 113, 53], 53));
     assert_eq!(host.of(RuleId::NewProcessDest).len(), 1);
@@ -371,4 +373,27 @@ fn the_agent_s_own_connections_raise_nothing_and_teach_nothing() {
     host.connect(by(Arc::new(agent)).to([203, 0, 113, 9], 443));
     assert!(host.alerts.is_empty(), "{:?}", host.alerts);
     assert!(host.detection.baseline().named("/usr/bin/pktscope").is_empty());
+}
+
+#[test]
+fn a_resolver_that_is_new_and_the_destination_asked_for_are_one_first_contact() {
+    let mut host = Host::learned(|host| host.connect(from(AGENT).to([10, 0, 0, 1], 53)));
+    host.connect(from(DROPPER).to([10, 9, 9, 9], 53));
+    host.pass(1);
+    host.connect(from(DROPPER).named("drop.example.net"));
+    host.connect(from(DROPPER).to([10, 9, 9, 9], 53));
+    assert_eq!(host.rules(), [RuleId::NewProcessEgress]);
+    assert!(host.alerts[0].message.contains("drop.example.net"), "{}", host.alerts[0].message);
+}
+
+#[test]
+fn an_ordinary_program_s_new_resolver_is_told_and_covers_what_it_asked_for() {
+    let mut host = host();
+    host.connect(from("/usr/bin/tool0").to([10, 0, 0, 1], 53));
+    host.alerts.clear();
+    host.connect(from("/usr/bin/weather").to([10, 9, 9, 9], 53));
+    host.pass(1);
+    host.connect(from("/usr/bin/weather").to([203, 0, 113, 9], 4_444));
+    assert_eq!(host.rules(), [RuleId::NewProcessDest]);
+    assert!(host.alerts[0].message.contains("resolver"), "{}", host.alerts[0].message);
 }
