@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
     helpers::generated::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie,
-        bpf_get_socket_cookie, bpf_sock_from_file,
+        bpf_get_socket_cookie, bpf_skc_to_tcp_sock, bpf_sock_from_file,
     },
 };
 use pktscope_common::{
@@ -28,6 +28,8 @@ const AF_INET6: u16 = 10;
 const AF_PACKET: u16 = 17;
 /// `SOCK_RAW` of include/linux/net.h, `TCP_LISTEN` of include/net/tcp_states.h.
 const SOCK_RAW: u32 = 3;
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LISTEN: u8 = 10;
 
 /// Process of the current task.
@@ -205,11 +207,32 @@ fn hold(sk: *mut c_void, task: Kernel) {
 #[inline(always)]
 fn mark_old(state: &mut SocketState, sk: Kernel) {
     if kernel::read::<u8>(sk, Field::SockState) != TCP_LISTEN {
-        state.flags |= flags::OLD;
+        state.flags |= flags::OLD | opening(sk);
     }
     if kernel::read::<u16>(sk, Field::SockType) == SOCK_RAW as u16 {
         state.flags |= flags::RAW;
     }
+}
+
+/// Which side opened an established connection: a SYN that was acknowledged counts as an acknowledged byte
+/// (net/ipv4/tcp_input.c, `tcp_snd_una_update`), but never as one sent, and an accepted socket starts behind its SYN.
+#[inline(always)]
+fn opening(sk: Kernel) -> u32 {
+    // SAFETY: the helper takes a typed socket, and gives null for what is not TCP.
+    let tcp: Kernel = unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast_const().cast();
+    if tcp.is_null() {
+        return 0;
+    }
+    let state: u8 = kernel::read(sk, Field::SockState);
+    if state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT {
+        return 0;
+    }
+    let sent: u64 = kernel::read(tcp, Field::TcpBytesSent);
+    let again: u64 = kernel::read(tcp, Field::TcpBytesRetransmitted);
+    let acknowledged: u64 = kernel::read(tcp, Field::TcpBytesAcked);
+    let next: u32 = kernel::read(tcp, Field::TcpSndNxt);
+    let pending = next.wrapping_sub(kernel::read(tcp, Field::TcpSndUna));
+    if acknowledged + u64::from(pending) > sent.wrapping_sub(again) { flags::ACTIVE } else { flags::PASSIVE }
 }
 
 /// Writes a task's process to a stamp.

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
 };
 
 use pktscope_tests::{
@@ -73,6 +73,32 @@ fn a_receiver_that_never_sends_is_known() {
     drop(stream);
     running.finish().unwrap();
     assert_eq!(end_of(&agent, &opened).pid(), opened.pid);
+}
+
+#[test]
+fn both_ends_of_an_older_connection_know_who_opened_it() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let opened: Vec<_> = (0..8)
+        .map(|_| {
+            // Both ports are such as clients are given, so that neither tells.
+            let listener = pair.far.namespace.run(|| TcpListener::bind((pair.far.v4, 0))).unwrap();
+            let stream = pair.near.namespace.run(|| TcpStream::connect(listener.local_addr().unwrap())).unwrap();
+            let (mut accepted, _) = listener.accept().unwrap();
+            accepted.write_all(b"before").unwrap();
+            (stream, accepted)
+        })
+        .collect();
+    let agent = late_agent();
+    for (stream, accepted) in opened {
+        let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        (&accepted).write_all(&[0; 100]).unwrap();
+        (&stream).write_all(&[0; 100]).unwrap();
+        for side in [Side::Opener, Side::Acceptor] {
+            let what = format!("{side:?} of {ends:?}");
+            agent.expect(DEADLINE, &what, |event| side.is_of(event) && joins(event, ends.0, ends.1));
+        }
+    }
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn volume(tuple: &Tuple, ip_bytes: u64, packets: u64) -> Volume {
     Volume { ip_bytes, packets, payload_bytes }
 }
 
-/// Who opened a flow. Of a connection older than the agent nobody saw it: servers listen on ports below those that
+/// Who opened a flow. Where the kernel could not tell of a connection older than the agent: servers listen on ports below those that
 /// clients are given (net.ipv4.ip_local_port_range), so the higher port is taken for the client's.
 fn opening(bits: u32, tuple: &Tuple) -> Opening {
     let is_lower = u16::from_be_bytes(tuple.local_port) < u16::from_be_bytes(tuple.remote_port);

@@ -76,6 +76,20 @@ const PROCESS_FIELDS: &[Field] = &[
 const TCP_FIELDS: &[Field] =
     &[Field::TcpBytesSent, Field::TcpBytesRetransmitted, Field::TcpBytesReceived, Field::TcpRcvNxt];
 
+/// Of programs that may meet a socket older than the agent.
+const OLD_SOCKET_FIELDS: &[Field] = &[
+    Field::SocketSk,
+    Field::SockFamily,
+    Field::SockType,
+    Field::SockState,
+    Field::TaskTgid,
+    Field::TcpBytesSent,
+    Field::TcpBytesRetransmitted,
+    Field::TcpBytesAcked,
+    Field::TcpSndNxt,
+    Field::TcpSndUna,
+];
+
 const LINGER_FIELDS: &[Field] = &[
     Field::SockBoundAddr6,
     Field::SockRemoteAddr6,
@@ -144,7 +158,7 @@ pub(super) const HOOKS: &[Hook] = &[
         lost_without: "who sent on an accepted, inherited or passed TCP socket (since Linux 6.3)",
         kind: Kind::Tracepoint,
         need: Need::Wanted,
-        fields: &[Field::SockFamily],
+        fields: OLD_SOCKET_FIELDS,
     },
     Hook {
         program: "sendmsg4",
@@ -168,7 +182,7 @@ pub(super) const HOOKS: &[Hook] = &[
         lost_without: "owners of sockets older than the agent",
         kind: Kind::FileIterator,
         need: Need::Wanted,
-        fields: &[Field::SocketSk, Field::SockFamily, Field::TaskTgid],
+        fields: OLD_SOCKET_FIELDS,
     },
     Hook {
         program: "sweep_sockets",
