@@ -166,7 +166,8 @@ fn a_dns_tunnel_through_a_real_resolver_is_found() {
 #[test]
 fn a_burst_of_bandwidth_is_told() {
     skip_if!(missing_privilege());
-    let config = "[detect.bandwidth]\nbytes_per_second = 1000000\n";
+    // A tenth of what is sent, since a busy machine sends more slowly.
+    let config = "[detect.bandwidth]\nbytes_per_second = 140000\n";
     let pair = Pair::new().unwrap();
     let options = AgentOptions::new().unwrap().config(config).unwrap().flag("--learning-window", "0s");
     let agent = options.inside(&pair.near.namespace).start().unwrap();
@@ -174,7 +175,7 @@ fn a_burst_of_bandwidth_is_told() {
     let run = format!("udp --to {} --bytes 1400 --count 8000 --gap 1", server.addr);
     Traffic::new(&pair.near.namespace, &run).run().unwrap();
     let alert = agent.expect(ALERT_DEADLINE, "alert of bandwidth", |event| event.is_alert("bandwidth"));
-    assert!(alert.number("pktscope.alert.evidence.bytes_per_second") > 1_000_000, "{alert}");
+    assert!(alert.number("pktscope.alert.evidence.bytes_per_second") > 140_000, "{alert}");
 }
 
 #[test]

@@ -34,19 +34,10 @@ fn total(agent: &Agent, pair: &Pair) -> Volume {
     newest.into_values().sum()
 }
 
-/// Every loss told so far, by reason.
-fn losses(agent: &Agent) -> Vec<String> {
-    let ledgers = agent.events(|event| event.is("ledger"));
-    let lost = ledgers.iter().filter_map(|event| event.get("pktscope.ledger.lost"));
-    lost.filter(|lost| lost.as_object().is_some_and(|map| map.values().any(|count| count.as_u64() != Some(0))))
-        .map(ToString::to_string)
-        .collect()
-}
-
 fn expect_nothing_lost(agent: &Agent, pair: &Pair, counted: Counters) {
     let equal = wait_until(CATCH_UP, || (total(agent, pair) == counted.into()).then_some(()));
-    let (seen, lost) = (total(agent, pair), losses(agent));
-    assert!(equal.is_some(), "flows {seen:?}\ninterface {counted:?}\nlost {lost:?}\n{}", agent.describe());
+    let seen = total(agent, pair);
+    assert!(equal.is_some(), "flows {seen:?}\ninterface {counted:?}\n{}", agent.describe());
 }
 
 #[test]
@@ -92,6 +83,6 @@ fn a_full_ring_loses_flows_but_says_how_many_bytes() {
     agent.signal(libc::SIGSTOP);
     Traffic::new(&pair.near.namespace, &format!("tcp --to {} --times 2000", tcp.addr)).run().unwrap();
     agent.signal(libc::SIGCONT);
-    let told = wait_until(CATCH_UP, || losses(&agent).into_iter().find(|lost| lost.contains("ring")));
+    let told = wait_until(CATCH_UP, || agent.losses().into_iter().find(|lost| lost.contains("ring")));
     assert!(told.is_some(), "the loss is told: {}", agent.describe());
 }

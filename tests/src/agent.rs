@@ -342,15 +342,29 @@ impl Agent {
         })
     }
 
-    /// The last events and the log's end, for a failure's message.
+    /// Every loss told so far, by reason, one text a ledger.
+    pub fn losses(&self) -> Vec<String> {
+        let ledgers = self.events(|event| event.is("ledger"));
+        let lost = ledgers.iter().filter_map(|event| event.get("pktscope.ledger.lost"));
+        lost.filter(|lost| lost.as_object().is_some_and(|map| map.values().any(|count| count.as_u64() != Some(0))))
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    /// The last events, the losses and the log's end, for a failure's message.
     pub fn describe(&self) -> String {
+        let lost = self.losses().join("\n");
         let mut log = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         log.read_more();
         let flows = log.events.iter().rev().filter(|event| event.is("flow"));
         let last: Vec<String> = flows.take(5).map(Event::to_string).collect();
         let said = self.log();
         let end: Vec<&str> = said.lines().rev().take(20).collect();
-        format!("last flows (newest first):\n{}\nlog (newest first):\n{}", last.join("\n"), end.join("\n"))
+        format!(
+            "last flows (newest first):\n{}\nlost:\n{lost}\nlog (newest first):\n{}",
+            last.join("\n"),
+            end.join("\n")
+        )
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
