@@ -98,6 +98,8 @@ pub mod features {
 pub mod settings {
     /// 1: a sweep also reports sockets that have not changed.
     pub const FULL_SWEEP: u32 = 0;
+    /// 1: there are tunnels, so a packet that has a socket may be one that carries the socket's packet.
+    pub const HAS_TUNNELS: u32 = 1;
     /// Number of slots.
-    pub const COUNT: u32 = 1;
+    pub const COUNT: u32 = 2;
 }

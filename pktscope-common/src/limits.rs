@@ -21,5 +21,7 @@ pub const RING_BYTES: u32 = 8 << 20;
 pub const PEER_ENTRIES: u32 = 65_536;
 /// Number of sockets whose peers can overflow and still be counted for their owner.
 pub const OVERFLOW_ENTRIES: u32 = 4_096;
+/// Number of interfaces of the agent's network namespace at which packets are counted.
+pub const DEVICE_ENTRIES: u32 = 1_024;
 /// Number of interfaces whose MTU is known.
 pub const INTERFACE_ENTRIES: u32 = 1_024;

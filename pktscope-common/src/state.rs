@@ -133,6 +133,38 @@ pub struct PeerState {
     pub creator: Stamp,
 }
 
+/// What is counted at a network device that no inet socket of this host sent there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceState {
+    /// Bytes of the link-layer header that the device's packets begin with.
+    pub link_header_bytes: u32,
+    /// [`device`].
+    pub flags: u32,
+    /// By [`class`].
+    pub counts: [Counts; class::COUNT],
+}
+
+/// Bits of [`DeviceState::flags`].
+pub mod device {
+    /// What it carries leaves by another device, in packets of the kernel's own.
+    pub const TUNNEL: u32 = 1;
+    /// What packet sockets and the kernel send is counted here, and not only what passes through.
+    pub const FRAMES: u32 = 1 << 1;
+}
+
+/// Whose packets [`DeviceState::counts`] are.
+pub mod class {
+    /// They came in by another device.
+    pub const FORWARDED: usize = 0;
+    /// The kernel made them.
+    pub const KERNEL: usize = 1;
+    /// They have a socket that is neither an inet nor a packet one.
+    pub const OTHER: usize = 2;
+    /// Number of classes.
+    pub const COUNT: usize = 3;
+}
+
 /// Bits of [`SocketState::flags`] and [`PeerState::flags`].
 pub mod flags {
     /// Tuple, cookie and start are filled in.
@@ -177,6 +209,10 @@ pub mod flags {
     pub const INSPECT_RECEIVED: u32 = 1 << 19;
     /// The connection is replaced by a TIME_WAIT one that still waits for the other side's FIN.
     pub const LINGERS: u32 = 1 << 20;
+    /// A packet socket, or frames that it sent.
+    pub const FRAMES: u32 = 1 << 21;
+    /// With [`FRAMES`]: they hold no IP packet, and the tuple is zero.
+    pub const NOT_IP: u32 = 1 << 22;
 }
 
 /// Values of [`SocketState::method`]: how the user is known.
@@ -205,3 +241,4 @@ const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<SocketState>() == 184);
 const _: () = assert!(size_of::<PeerKey>() == 56);
 const _: () = assert!(size_of::<PeerState>() == 128);
+const _: () = assert!(size_of::<DeviceState>() == 152);

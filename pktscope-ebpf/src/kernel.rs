@@ -22,6 +22,10 @@ static OFFSETS: [u64; FIELD_COUNT] = [0; FIELD_COUNT];
 #[unsafe(no_mangle)]
 static FEATURES: u64 = 0;
 
+/// Cookie of the agent's network namespace, 0 where the kernel has none; set by the agent before loading.
+#[unsafe(no_mangle)]
+static NETNS: u64 = 0;
+
 /// A kernel structure.
 pub type Kernel = *const u8;
 
@@ -30,6 +34,13 @@ pub type Kernel = *const u8;
 pub fn has_feature(feature: u64) -> bool {
     // SAFETY: reads a static; volatile, because the value is the agent's and not the one written above.
     unsafe { read_volatile(addr_of!(FEATURES)) & feature != 0 }
+}
+
+/// Cookie of the agent's network namespace.
+#[inline(always)]
+pub fn own_netns() -> u64 {
+    // SAFETY: as above.
+    unsafe { read_volatile(addr_of!(NETNS)) }
 }
 
 /// Nanoseconds since boot, suspend included.

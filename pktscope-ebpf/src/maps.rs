@@ -4,15 +4,15 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     helpers::generated::bpf_sk_storage_get,
     macros::btf_map,
 };
 use pktscope_common::{
     counters::COUNTER_SLOTS,
     knobs::settings,
-    limits::{INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES, RING_BYTES},
-    state::{Counts, PeerKey, PeerState, SocketState},
+    limits::{DEVICE_ENTRIES, INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES, RING_BYTES},
+    state::{Counts, DeviceState, PeerKey, PeerState, SocketState},
 };
 
 /// `BPF_F_NO_PREALLOC`: entries are allocated when they are needed.
@@ -67,6 +67,11 @@ pub static OVERFLOW: HashMap<u64, Counts, { OVERFLOW_ENTRIES as usize }, NO_PREA
 /// MTU by network namespace cookie (upper half: its low 32 bits) and interface (lower half). Written by the agent.
 #[btf_map]
 pub static MTUS: HashMap<u64, u32, { INTERFACE_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Devices of the agent's network namespace, by interface index: what they carry beside inet sockets' packets. Entries are
+/// made and removed by the agent, counted in by `tc_egress`.
+#[btf_map]
+pub static DEVICES: PerCpuHashMap<u32, DeviceState, { DEVICE_ENTRIES as usize }, NO_PREALLOC> = PerCpuHashMap::new();
 
 /// Records for the agent.
 #[btf_map]

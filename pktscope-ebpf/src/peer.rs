@@ -13,7 +13,7 @@ use pktscope_common::{
 
 use crate::{
     emit,
-    header::{Way, context, protocol},
+    header::{Sent, Way, context, protocol},
     inspect, kernel,
     maps::{NEW_PEERS, OVERFLOW, PEERS},
     packet::{self, NOWHERE, Place, Size},
@@ -76,6 +76,31 @@ pub fn place_peer<W: Way>(
     insert::<W>(skb, key, &fresh, size)
 }
 
+/// The place of what a packet socket sends: one for each pair of ends, and one for all that is not IP (`bits`).
+#[inline(always)]
+pub fn place_frame(
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+    state: &mut SocketState,
+    key: &mut PeerKey,
+    bits: u32,
+    size: Size,
+) -> Place {
+    let icmp = clear_icmp(key);
+    let found = find(key);
+    note_sent::<Sent>(
+        state,
+        if found.is_some() { flags::SENT_TO_PEER } else { flags::SENT_TO_PEER | flags::PEER_IS_NEW },
+    );
+    if let Some(peer) = found {
+        return place(peer);
+    }
+    let mut fresh = fresh(skb, key, Some(state), flags::ACTIVE | flags::FRAMES | bits);
+    (fresh.icmp_type, fresh.icmp_code) = icmp;
+    remember_new(sk, key);
+    insert::<Sent>(skb, key, &fresh, size)
+}
+
 /// Remembers a new peer until the system call that sends to it returns.
 #[inline(always)]
 fn remember_new(sk: *mut bpf_sock, key: &PeerKey) {
@@ -99,7 +124,7 @@ pub fn place_kernel(skb: *mut __sk_buff, key: &mut PeerKey, size: Size) -> Place
     }
     let mut fresh = fresh(skb, key, None, flags::KERNEL);
     (fresh.icmp_type, fresh.icmp_code) = icmp;
-    insert::<crate::header::Sent>(skb, key, &fresh, size)
+    insert::<Sent>(skb, key, &fresh, size)
 }
 
 #[inline(always)]
@@ -223,7 +248,7 @@ pub fn absorb_handshake(state: &mut SocketState, key: &mut PeerKey) {
         return;
     }
     state.started_at = started_at;
-    packet::add::<crate::header::Sent>(
+    packet::add::<Sent>(
         &raw mut state.counts,
         Size { bytes: counts.sent_bytes, packets: counts.sent_packets, header_bytes: counts.sent_header_bytes },
     );

@@ -3,11 +3,13 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
-    programs::{BtfTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, fexit, sock_ops},
+    programs::{
+        BtfTracePointContext, FExitContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext,
+    },
 };
 
-use crate::{close, linger, packet, process, socket};
+use crate::{close, device, linger, packet, process, socket};
 
 /// Let the packet, or the system call, go on.
 const ALLOW: i32 = 1;
@@ -27,6 +29,17 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 pub fn empty(_ctx: SkBuffContext) -> i32 {
     ALLOW
+}
+
+/// `TC_ACT_UNSPEC` of include/uapi/linux/pkt_cls.h, and `TCX_NEXT`: go on as if this program were not there.
+const NEXT: i32 = -1;
+
+/// Counts what leaves by a device and no inet socket of this host sent (net/core/dev.c, `sch_handle_egress`).
+#[classifier]
+#[inline(always)]
+pub fn tc_egress(ctx: TcContext) -> i32 {
+    device::left(ctx.skb.skb);
+    NEXT
 }
 
 /// Counts what a socket receives, before the protocol sees it (net/core/filter.c, `sk_filter_trim_cap`).
@@ -90,6 +103,15 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     socket::sent(ctx.arg(0));
+    0
+}
+
+/// Stamps who sent from a packet socket, where `sock_send_length` is not there (net/packet/af_packet.c): the first
+/// argument is the socket.
+#[fexit(function = "packet_sendmsg")]
+#[inline(always)]
+pub fn packet_sendmsg(ctx: FExitContext) -> i32 {
+    socket::sent_frames(ctx.arg(0));
     0
 }
 

@@ -107,9 +107,24 @@ pub fn sending(ctx: *mut bpf_sock_addr) {
 pub fn sent(sk: *mut c_void) {
     match unsafe { SOCKETS.get(sk, 0).as_mut() } {
         Some(state) if state.flags & flags::SENT_TO_PEER == 0 => refresh(state, method::SEND),
-        Some(state) if state.flags & flags::PEER_IS_NEW != 0 => refresh_peer(sk, state),
-        Some(_) => {}
+        Some(state) => {
+            if state.flags & flags::PEER_IS_NEW != 0 {
+                refresh_peer(sk, state);
+            }
+            // All that a packet socket sends is counted with its peers.
+            if state.flags & flags::FRAMES != 0 {
+                refresh(state, method::SEND);
+            }
+        }
         None => adopt(sk),
+    }
+}
+
+/// A process has sent on a packet socket.
+#[inline(always)]
+pub fn sent_frames(socket: Kernel) {
+    if let Some(sk) = kernel::follow(socket, Field::SocketSk) {
+        sent(sk.cast_mut().cast());
     }
 }
 

@@ -74,6 +74,9 @@ section! {
         pub poll_interval: Duration = Duration::from_millis(50),
         /// How often the counters of all sockets are read; less often where reading takes long.
         pub sweep_interval: Duration = Duration::from_millis(500),
+        /// Whether a program on each interface's way out counts what passes no inet socket: packet sockets' frames,
+        /// forwarded packets, what the kernel makes itself. Without it the ledger has them as unknown.
+        pub traffic_control: bool = true,
     }
 }
 

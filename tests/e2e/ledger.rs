@@ -107,7 +107,6 @@ fn replies_of_the_kernel_are_the_kernel_s() {
 }
 
 #[test]
-#[ignore = "needs the TC programs, which are not attached yet"]
 fn frames_of_a_packet_socket_are_its_owner_s() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();
@@ -143,7 +142,6 @@ fn what_skips_the_queueing_discipline_is_unknown_and_alerted() {
 }
 
 #[test]
-#[ignore = "needs the TC programs, which are not attached yet"]
 fn forwarded_packets_are_nobody_s() {
     skip_if!(missing_privilege());
     let (left, right) = (Pair::new().unwrap(), Namespace::new().unwrap());

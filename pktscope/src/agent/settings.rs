@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     core::{detect::DetectionSettings, flow::FlowSettings, pipeline::PipelineSettings, process::ProcessLimits},
     enrich::geoip::GeoDatabases,
-    sensor::SensorSettings,
+    sensor::{SensorSettings, TrafficControl},
 };
 
 pub(super) fn sensor(config: &Config) -> SensorSettings {
@@ -14,6 +14,7 @@ pub(super) fn sensor(config: &Config) -> SensorSettings {
         cgroup: config.agent.cgroup.clone(),
         ring_bytes: u32::try_from(config.sensor.ring_bytes.0).unwrap_or(u32::MAX),
         peer_entries: config.sensor.peers_max,
+        traffic_control: if config.sensor.traffic_control { TrafficControl::On } else { TrafficControl::Off },
         ..SensorSettings::default()
     }
 }

@@ -174,11 +174,11 @@ impl Turns {
         self.reload_databases();
         let before = devices();
         self.sweep(SweepKind::Full, now);
+        let unowned = self.sensor.unowned();
         let after = devices();
         let (interfaces, stacked) = interfaces::readings(&before, &after);
         let lost = self.losses();
-        let unowned_bytes = Vec::new();
-        let reading = LedgerReading { at: clock::now().boot, interfaces, stacked, unowned_bytes, lost };
+        let reading = LedgerReading { at: clock::now().boot, interfaces, stacked, unowned, lost };
         self.pipeline.step(Event::Ledger(reading), now, &mut self.effects);
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::HookReport,
-    sensor::{Sensor, SensorSettings, missing_capabilities},
+    sensor::{Sensor, SensorSettings, TrafficControl, missing_capabilities},
     view::{Cell, StatusSection, Style, bytes, status_text},
 };
 
@@ -36,6 +36,7 @@ pub(super) fn run(place: &Place, format: Format) -> anyhow::Result<()> {
         cgroup: config.agent.cgroup.clone(),
         ring_bytes: u32::try_from(config.sensor.ring_bytes.0).unwrap_or(u32::MAX),
         peer_entries: config.sensor.peers_max,
+        traffic_control: if config.sensor.traffic_control { TrafficControl::Trial } else { TrafficControl::Off },
         ..SensorSettings::default()
     };
     let mut facts = machine();

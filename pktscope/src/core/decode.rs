@@ -226,7 +226,7 @@ fn report(about: &About, tuple: &Tuple, counts: &Counts, [user, creator]: [&stat
     SocketReport {
         cookie: about.cookie,
         netns: about.netns,
-        scope: if about.flags & flags::KERNEL != 0 { SocketScope::Kernel } else { SocketScope::Primary },
+        scope: scope(about.flags),
         at: about.started_at,
         started_at: about.started_at,
         is_closed: false,
@@ -245,6 +245,15 @@ fn report(about: &About, tuple: &Tuple, counts: &Counts, [user, creator]: [&stat
         received: volume(tuple, counts.received_bytes, counts.received_packets),
         segment_header_bytes: [counts.sent_header_bytes, counts.received_header_bytes],
         tcp: None,
+    }
+}
+
+fn scope(bits: u32) -> SocketScope {
+    match bits {
+        _ if bits & flags::KERNEL != 0 => SocketScope::Kernel,
+        _ if bits & flags::NOT_IP != 0 => SocketScope::NotIp,
+        _ if bits & flags::FRAMES != 0 => SocketScope::Frames,
+        _ => SocketScope::Primary,
     }
 }
 

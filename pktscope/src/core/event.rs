@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use super::{
     effect::Ledger,
     flow::{ClientHello, Direction, DomainSource, Endpoint, FlowChange, Geo, Method, Transport, UnknownReason, Volume},
+    ledger::{Growth, LedgerClass},
     process::{FileId, ImageHash, Package, Process, ProcessKey, Script},
     time::BootTime,
 };
@@ -151,6 +152,10 @@ pub enum SocketScope {
     Overflow,
     /// A kernel socket's packets, after or beside any process's socket.
     Kernel,
+    /// IP packets that a packet socket sent as frames.
+    Frames,
+    /// Frames of a packet socket that hold no IP packet: for the ledger only, the tuple is unspecified.
+    NotIp,
 }
 
 /// What a TCP socket knew at the end.
@@ -397,6 +402,17 @@ pub struct StackedInterface {
     pub has_wire_segments: [bool; 2],
 }
 
+/// What a device has carried that no inet socket of this host sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnownedReading {
+    /// Interface index in the agent's network namespace.
+    pub interface: u32,
+    /// Whose it is.
+    pub class: LedgerClass,
+    /// All of it, since the device was first seen.
+    pub total: Growth,
+}
+
 /// Readings for the ledger, taken at the close of an interval.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LedgerReading {
@@ -406,8 +422,8 @@ pub struct LedgerReading {
     pub interfaces: Vec<InterfaceReading>,
     /// Devices stacked on those (bond, bridge, VLAN …): sockets that use them reach an interface in scope.
     pub stacked: Vec<StackedInterface>,
-    /// Totals of packets no socket explains, by class (`forwarded`, `kernel`, or a reason for unknown): sent, received.
-    pub unowned_bytes: Vec<(&'static str, [u64; 2])>,
+    /// What devices carried that no inet socket of this host sent, in all.
+    pub unowned: Vec<UnownedReading>,
     /// Records lost since the agent started, by place.
     pub lost: Vec<(&'static str, u64)>,
 }

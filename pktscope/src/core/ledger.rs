@@ -1,7 +1,7 @@
 //! The ledger: for each interval and direction, what the interfaces carried against who explains it.
 //!
-//! In come the growth of each socket's counters and, at the close of an interval, the interfaces' own counters. Out
-//! comes a row in which `interface = attributed + kernel + forwarded + unknown` always holds. It never guesses an owner.
+//! In come the growth of each socket's counters and, at the close of an interval, what passed the interfaces without an
+//! inet socket and the interfaces' own counters. Out comes a row in which `interface = attributed + kernel + forwarded + unknown` always holds. It never guesses an owner.
 //!
 //! Traffic goes on while counters are read, so the interfaces are read before and after the sockets. Everything is
 //! compared as totals since the start: what one reading could not yet tell, the next one settles.
@@ -10,14 +10,21 @@ use std::collections::BTreeMap;
 
 use super::{
     effect::{Ledger, LedgerSide},
-    event::{InterfaceReading, LedgerReading},
+    event::{InterfaceReading, LedgerReading, SocketReport},
     time::BootTime,
 };
 
-/// Bytes that an interface counted and nothing else saw.
+/// Bytes that an interface sent and nothing else saw.
 pub const NOT_SEEN_BY_SENSOR: &str = "not_seen_by_sensor";
+/// Bytes that an interface received and no socket did: the kernel took them itself, or dropped them.
+pub const NO_SOCKET: &str = "no_socket";
+/// Bytes of sockets that are neither inet nor packet sockets.
+pub const OTHER_SOCKETS: &str = "other_sockets";
 /// Bytes of sockets whose owner is not known.
 pub const OWNER_UNKNOWN: &str = "owner_unknown";
+
+/// Why bytes that only the interfaces counted are unknown, by way.
+const UNSEEN: [&str; 2] = [NOT_SEEN_BY_SENSOR, NO_SOCKET];
 
 /// Sent, then received.
 const WAYS: [usize; 2] = [0, 1];
@@ -29,9 +36,20 @@ pub enum LedgerClass {
     Attributed,
     /// The kernel's own.
     Kernel,
+    /// They pass through.
+    Forwarded,
     /// A socket whose owner is not known.
     Unknown,
+    /// A socket that is neither an inet nor a packet one.
+    OtherSockets,
 }
+
+/// Every reason for which bytes are unknown, in the order of their letters.
+pub const REASONS: [&str; 4] = [NO_SOCKET, NOT_SEEN_BY_SENSOR, OTHER_SOCKETS, OWNER_UNKNOWN];
+
+/// The reasons of the classes that nobody explains.
+const CLASS_REASONS: [(LedgerClass, &str); 2] =
+    [(LedgerClass::Unknown, OWNER_UNKNOWN), (LedgerClass::OtherSockets, OTHER_SOCKETS)];
 
 /// How much a socket's counters grew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +65,20 @@ pub struct Growth {
 struct Tally {
     wire: [u64; 2],
     headers: [u64; 2],
+}
+
+impl Growth {
+    /// What a total grew by; all of it where it began anew.
+    fn since(&self, before: &Self) -> Self {
+        let mut grown = Self::default();
+        for way in WAYS {
+            let Some(bytes) = self.wire_bytes[way].checked_sub(before.wire_bytes[way]) else { return *self };
+            grown.wire_bytes[way] = bytes;
+            grown.segment_header_bytes[way] =
+                self.segment_header_bytes[way].saturating_sub(before.segment_header_bytes[way]);
+        }
+        grown
+    }
 }
 
 impl Tally {
@@ -69,8 +101,32 @@ struct Balance {
     settled: u64,
     /// Told so far, of every kind.
     told: u64,
-    /// Attributed bytes that the interfaces had not counted yet at the last close: told when they have.
-    held_back: u64,
+    /// Bytes that the interfaces had not counted yet at the last close: told when they have.
+    held_back: Held,
+}
+
+/// Explained bytes that are held back, by whose they are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    attributed: u64,
+    forwarded: u64,
+    kernel: u64,
+}
+
+impl Held {
+    fn total(&self) -> u64 {
+        self.attributed + self.forwarded + self.kernel
+    }
+
+    /// Forgets so many bytes.
+    fn let_go(&mut self, bytes: u64) {
+        let mut left = bytes;
+        for part in [&mut self.attributed, &mut self.forwarded, &mut self.kernel] {
+            let gone = left.min(*part);
+            *part -= gone;
+            left -= gone;
+        }
+    }
 }
 
 /// What one class is worth in an interval.
@@ -90,6 +146,28 @@ impl Explained {
     fn total(&self) -> u64 {
         self.attributed + self.kernel + self.forwarded + self.unknown()
     }
+
+    fn add(&mut self, held: &Held) {
+        self.attributed += held.attributed;
+        self.forwarded += held.forwarded;
+        self.kernel += held.kernel;
+    }
+
+    /// Takes out up to `bytes` of what is explained.
+    fn hold_back(&mut self, bytes: u64) -> Held {
+        let mut left = bytes;
+        let mut take = |part: &mut u64| {
+            let taken = left.min(*part);
+            *part -= taken;
+            left -= taken;
+            taken
+        };
+        Held {
+            attributed: take(&mut self.attributed),
+            forwarded: take(&mut self.forwarded),
+            kernel: take(&mut self.kernel),
+        }
+    }
 }
 
 /// Collects growth between closes. Cost: a growth is one look-up; a close is linear in interfaces and reasons.
@@ -101,7 +179,10 @@ pub struct LedgerBook {
     bases: BTreeMap<u32, [u64; 2]>,
     /// Counters at the last close.
     latest: BTreeMap<u32, [u64; 2]>,
-    unowned: BTreeMap<&'static str, [u64; 2]>,
+    /// What passed each interface without an inet socket, at the last close.
+    unowned: BTreeMap<(u32, LedgerClass), Growth>,
+    /// What packet sockets sent that is not IP, by socket.
+    frames: BTreeMap<u64, Growth>,
     lost: BTreeMap<&'static str, u64>,
     balances: [Balance; 2],
 }
@@ -112,8 +193,24 @@ impl LedgerBook {
         self.tallies.entry((interface, class)).or_default().add(growth);
     }
 
+    /// Takes the totals of a packet socket's frames that are not IP.
+    pub fn grow_frames(&mut self, report: &SocketReport) {
+        let total = Growth {
+            wire_bytes: [report.sent.ip_bytes, report.received.ip_bytes],
+            segment_header_bytes: report.segment_header_bytes,
+        };
+        let before = self.frames.insert(report.cookie, total).unwrap_or_default();
+        if report.is_closed {
+            self.frames.remove(&report.cookie);
+        }
+        let is_owned = report.user.or(report.creator).is_some();
+        let class = if is_owned { LedgerClass::Attributed } else { LedgerClass::Unknown };
+        self.grow(report.interface, class, &total.since(&before));
+    }
+
     /// Closes the interval; `None` for the first reading, which only sets where the totals begin.
     pub fn close(&mut self, reading: &LedgerReading) -> Option<Ledger> {
+        self.grow_unowned(reading);
         let ledger = match self.opened_at.replace(reading.at) {
             Some(started_at) => Some(self.settle(reading, started_at)),
             None => {
@@ -123,9 +220,17 @@ impl LedgerBook {
         };
         self.tallies.clear();
         self.latest = reading.interfaces.iter().map(|one| (one.index, one.after)).collect();
-        self.unowned = reading.unowned_bytes.iter().copied().collect();
         self.lost = reading.lost.iter().copied().collect();
         ledger
+    }
+
+    fn grow_unowned(&mut self, reading: &LedgerReading) {
+        let earlier = std::mem::take(&mut self.unowned);
+        for one in &reading.unowned {
+            let key = (one.interface, one.class);
+            self.grow(one.interface, one.class, &one.total.since(&earlier.get(&key).copied().unwrap_or_default()));
+            self.unowned.insert(key, one.total);
+        }
     }
 
     fn settle(&mut self, reading: &LedgerReading, started_at: BootTime) -> Ledger {
@@ -156,16 +261,16 @@ impl LedgerBook {
         let (least, most) = self.carried(reading, way);
         let balance = &mut self.balances[way];
         let held_before = std::mem::take(&mut balance.held_back);
-        explained.attributed += held_before;
+        explained.add(&held_before);
         let unseen = least.saturating_sub(balance.told + explained.total());
         if unseen > 0 {
-            explained.by_reason.push((NOT_SEEN_BY_SENSOR, unseen));
+            explained.by_reason.push((UNSEEN[way], unseen));
         }
-        let ahead = (balance.told + explained.total()).saturating_sub(most).min(explained.attributed);
-        explained.attributed -= ahead;
+        let mut ahead = explained.hold_back((balance.told + explained.total()).saturating_sub(most));
         // Ahead twice running is no race between two readings: something counted the same packet twice.
-        let counted_twice = ahead.min(held_before);
-        balance.held_back = ahead - counted_twice;
+        let counted_twice = ahead.total().min(held_before.total());
+        ahead.let_go(counted_twice);
+        balance.held_back = ahead;
         balance.told += explained.total();
         into_side(explained, counted_twice)
     }
@@ -182,14 +287,14 @@ impl LedgerBook {
     }
 
     fn explained(&self, reading: &LedgerReading, way: usize) -> Explained {
-        let mut explained = self.unowned_since(reading, way);
-        explained.attributed += self.tallied(reading, way, LedgerClass::Attributed);
-        explained.kernel += self.tallied(reading, way, LedgerClass::Kernel);
-        match self.tallied(reading, way, LedgerClass::Unknown) {
-            0 => {}
-            bytes => explained.by_reason.push((OWNER_UNKNOWN, bytes)),
+        let of = |class| self.tallied(reading, way, class);
+        let reasons = CLASS_REASONS.map(|(class, reason)| (reason, of(class)));
+        Explained {
+            attributed: of(LedgerClass::Attributed),
+            kernel: of(LedgerClass::Kernel),
+            forwarded: of(LedgerClass::Forwarded),
+            by_reason: reasons.into_iter().filter(|(_, bytes)| *bytes != 0).collect(),
         }
-        explained
     }
 
     fn tallied(&self, reading: &LedgerReading, way: usize, class: LedgerClass) -> u64 {
@@ -199,22 +304,6 @@ impl LedgerBook {
         let below = reading.interfaces.iter().map(|one| (one.index, one.has_wire_segments));
         let above = reading.stacked.iter().map(|one| (one.index, one.has_wire_segments));
         below.chain(above).map(counted).sum()
-    }
-
-    /// Packets without a socket since the last close: the kernel's, forwarded, and unknown by reason.
-    fn unowned_since(&self, reading: &LedgerReading, way: usize) -> Explained {
-        let mut explained = Explained::default();
-        for (class, totals) in &reading.unowned_bytes {
-            let before = self.unowned.get(class).map_or(0, |totals| totals[way]);
-            match (*class, totals[way].saturating_sub(before)) {
-                (_, 0) => {}
-                ("kernel" | "non_ip", bytes) => explained.kernel += bytes,
-                ("forwarded", bytes) => explained.forwarded += bytes,
-                ("af_packet", bytes) => explained.attributed += bytes,
-                (reason, bytes) => explained.by_reason.push((reason, bytes)),
-            }
-        }
-        explained
     }
 
     fn lost_since(&self, reading: &LedgerReading) -> Vec<(&'static str, u64)> {
@@ -239,7 +328,13 @@ fn into_side(explained: Explained, counted_twice_bytes: u64) -> LedgerSide {
 
 #[cfg(test)]
 mod tests {
+    use pktscope_common::state::{Counts, PeerKey, PeerState, Stamp, flags};
+
     use super::*;
+    use crate::core::{
+        decode::{self, IsClosed},
+        event::{SocketScope, UnownedReading},
+    };
 
     const ETH: u32 = 2;
 
@@ -345,6 +440,80 @@ mod tests {
         closing.stacked.push(crate::core::event::StackedInterface { index: 7, has_wire_segments: [true; 2] });
         let ledger = book.close(&closing).expect("second close");
         assert_eq!((ledger.tx.attributed_bytes, ledger.tx.unknown_bytes), (120, 0));
+    }
+
+    fn unowned(class: LedgerClass, wire_bytes: [u64; 2], segment_header_bytes: [u64; 2]) -> UnownedReading {
+        UnownedReading { interface: ETH, class, total: Growth { wire_bytes, segment_header_bytes } }
+    }
+
+    #[test]
+    fn what_passes_without_an_inet_socket_is_explained_by_its_class_and_counted_from_the_opening_on() {
+        let mut book = LedgerBook::default();
+        let mut opening = reading(0, 1_000, 1_000);
+        opening.unowned = vec![unowned(LedgerClass::Forwarded, [500, 900], [0; 2])];
+        assert_eq!(book.close(&opening), None);
+        let mut closing = reading(10, 1_350, 1_350);
+        closing.interfaces[0].before[1] = 300;
+        closing.interfaces[0].after[1] = 300;
+        closing.unowned = vec![
+            unowned(LedgerClass::Forwarded, [700, 1_130], [0; 2]),
+            unowned(LedgerClass::Kernel, [40, 0], [0; 2]),
+            unowned(LedgerClass::OtherSockets, [60, 0], [0; 2]),
+        ];
+        let ledger = book.close(&closing).expect("second close");
+        assert_adds_up(&ledger.tx);
+        assert_adds_up(&ledger.rx);
+        assert_eq!((ledger.tx.forwarded_bytes, ledger.tx.kernel_bytes), (200, 40));
+        assert_eq!(ledger.tx.by_reason, [(OTHER_SOCKETS, 60), (NOT_SEEN_BY_SENSOR, 50)]);
+        assert_eq!((ledger.rx.forwarded_bytes, ledger.rx.by_reason), (230, vec![(NO_SOCKET, 70)]));
+    }
+
+    #[test]
+    fn a_forwarded_super_packet_counts_as_the_interface_counts_it() {
+        let mut book = opened();
+        let mut closing = reading(10, 2_000, 2_000);
+        closing.interfaces[0].has_wire_segments = [false, true];
+        closing.interfaces[0].after[1] = 1_104;
+        closing.interfaces[0].before[1] = 1_104;
+        closing.unowned = vec![unowned(LedgerClass::Forwarded, [1_104, 1_104], [104, 104])];
+        let ledger = book.close(&closing).expect("second close");
+        assert_eq!((ledger.tx.forwarded_bytes, ledger.tx.unknown_bytes), (1_000, 0));
+        assert_eq!((ledger.rx.forwarded_bytes, ledger.rx.unknown_bytes), (1_104, 0));
+    }
+
+    #[test]
+    fn forwarded_packets_that_wait_in_a_queue_are_told_when_they_have_left() {
+        let mut book = opened();
+        let mut closing = reading(10, 1_300, 1_400);
+        closing.unowned = vec![unowned(LedgerClass::Forwarded, [500, 0], [0; 2])];
+        let first = book.close(&closing).expect("second close");
+        assert_eq!((first.tx.interface_bytes, first.tx.forwarded_bytes), (400, 400));
+        let mut closing = reading(20, 1_500, 1_500);
+        closing.unowned = vec![unowned(LedgerClass::Forwarded, [500, 0], [0; 2])];
+        let second = book.close(&closing).expect("third close");
+        assert_eq!((second.tx.forwarded_bytes, second.tx.counted_twice_bytes), (100, 0));
+    }
+
+    #[test]
+    fn frames_that_are_not_ip_are_their_owner_s_and_each_counts_once() {
+        let mut book = opened();
+        let frames = |cookie, sent_bytes, pid| {
+            let state = PeerState {
+                counts: Counts { sent_bytes, sent_packets: 1, ..Counts::default() },
+                interface: ETH,
+                flags: flags::FRAMES | flags::NOT_IP,
+                user: Stamp { pid, ..Stamp::default() },
+                ..PeerState::default()
+            };
+            let report = decode::peer(&PeerKey { cookie, ..PeerKey::default() }, &state, BootTime(5), IsClosed::No);
+            assert_eq!(report.scope, SocketScope::NotIp);
+            report
+        };
+        book.grow_frames(&frames(1, 28, 9));
+        book.grow_frames(&frames(1, 84, 9));
+        book.grow_frames(&frames(2, 50, 0));
+        let ledger = book.close(&reading(10, 1_134, 1_134)).expect("second close");
+        assert_eq!((ledger.tx.attributed_bytes, ledger.tx.by_reason), (84, vec![(OWNER_UNKNOWN, 50)]));
     }
 
     #[test]

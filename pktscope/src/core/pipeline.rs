@@ -238,6 +238,9 @@ impl Pipeline {
     }
 
     fn on_socket(&mut self, report: &SocketReport, now: Moment, effects: &mut Vec<Effect>) {
+        if report.scope == SocketScope::NotIp {
+            return self.ledger.grow_frames(report);
+        }
         let counted = self.sockets.report(report, &mut self.changes);
         if let Some(ownership) = counted.ownership.filter(|_| self.is_in_ledger(report)) {
             self.ledger.grow(report.interface, ledger_class(&ownership), &counted.growth);

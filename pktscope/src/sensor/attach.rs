@@ -11,8 +11,8 @@ use aya::{
     Btf, Ebpf,
     maps::Map,
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Iter, Program,
-        ProgramError, SockOps,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FExit, Iter,
+        Program, ProgramError, SchedClassifier, SockOps,
     },
 };
 use pktscope_common::knobs::{FIELDS, Field, NO_OFFSET};
@@ -21,7 +21,7 @@ use super::{
     error::SensorError,
     hooks::{HOOKS, Hook, HookStatus, Kind, Need},
     load::KernelFacts,
-    session::SensorSettings,
+    session::{SensorSettings, TrafficControl},
     sys,
 };
 
@@ -31,6 +31,8 @@ pub(super) struct Attached {
     pub(super) statuses: Vec<HookStatus>,
     /// The sweep's iterator.
     pub(super) sweep: Option<OwnedFd>,
+    /// The devices' program, loaded; which devices there are is found out later and again.
+    pub(super) device_egress: Option<OwnedFd>,
 }
 
 /// Attaches every hook that this kernel lets us, and reads who holds the sockets that exist.
@@ -46,9 +48,9 @@ pub(super) fn attach(
 ) -> Result<Attached, SensorError> {
     let btf = Btf::from_sys_fs()
         .map_err(|_| SensorError::BadBtf { path: super::load::VMLINUX_BTF.into(), reason: "aya cannot read it" })?;
-    let mut attached = Attached { statuses: Vec::with_capacity(HOOKS.len()), sweep: None };
+    let mut attached = Attached { statuses: Vec::with_capacity(HOOKS.len()), sweep: None, device_egress: None };
     for hook in HOOKS.iter().filter(|hook| hook.need != Need::Reference || settings.has_reference) {
-        let reason = attach_hook(ebpf, hook, facts, &btf, cgroup, &mut attached).err();
+        let reason = attach_hook(ebpf, hook, settings, facts, &btf, cgroup, &mut attached).err();
         if let (Some(reason), Need::Required) = (&reason, hook.need) {
             return Err(SensorError::Required { program: hook.program, reason: reason.clone() });
         }
@@ -66,6 +68,7 @@ pub(super) fn attach(
 fn attach_hook(
     ebpf: &mut Ebpf,
     hook: &Hook,
+    settings: &SensorSettings,
     facts: &KernelFacts,
     btf: &Btf,
     cgroup: &File,
@@ -76,6 +79,9 @@ fn attach_hook(
     {
         return Err(format!("not needed beside {other}"));
     }
+    if hook.kind == Kind::DeviceEgress && settings.traffic_control == TrafficControl::Off {
+        return Err("turned off by sensor.traffic_control".into());
+    }
     if let Some(missing) = missing_field(hook.fields, &facts.offsets) {
         return Err(missing);
     }
@@ -84,6 +90,9 @@ fn attach_hook(
     match hook.kind {
         Kind::SocketIterator => attached.sweep = Some(link_sweep(program, btf, sockets)?),
         Kind::FileIterator => run_snapshot(program, btf)?,
+        Kind::DeviceEgress => {
+            attached.device_egress = Some(load_classifier(program).map_err(|error| last_line(&error))?)
+        }
         _ => attach_program(program, hook, btf, cgroup).map_err(|error| last_line(&error))?,
     }
     Ok(())
@@ -102,7 +111,7 @@ pub(super) fn map_fd(map: &Map) -> Option<OwnedFd> {
         Map::SkStorage(data) | Map::Unsupported(data) | Map::HashMap(data) | Map::RingBuf(data) | Map::Array(data) => {
             data
         }
-        Map::PerCpuArray(data) => data,
+        Map::PerCpuArray(data) | Map::PerCpuHashMap(data) => data,
         _ => return None,
     };
     data.fd().as_fd().try_clone_to_owned().ok()
@@ -134,12 +143,23 @@ fn attach_program(program: &mut Program, hook: &Hook, btf: &Btf, cgroup: &File) 
             program.load()?;
             program.attach(cgroup, mode).map(drop)
         }
-        Kind::Tracepoint | Kind::SocketIterator | Kind::FileIterator => {
+        Kind::FunctionExit => {
+            let program: &mut FExit = program.try_into()?;
+            program.load(hook.program, btf)?;
+            program.attach().map(drop)
+        }
+        Kind::Tracepoint | Kind::SocketIterator | Kind::FileIterator | Kind::DeviceEgress => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(hook.program, btf)?;
             program.attach().map(drop)
         }
     }
+}
+
+fn load_classifier(program: &mut Program) -> Result<OwnedFd, ProgramError> {
+    let program: &mut SchedClassifier = program.try_into()?;
+    program.load()?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
 fn load_iterator<'a>(program: &'a mut Program, target: &str, btf: &Btf) -> Result<&'a mut Iter, String> {

@@ -17,6 +17,10 @@ pub(super) enum Kind {
     SockOps,
     /// A BTF tracepoint of the program's own name.
     Tracepoint,
+    /// The exit of a kernel function of the program's own name.
+    FunctionExit,
+    /// Every network device's way out: TCX, else clsact.
+    DeviceEgress,
     /// The iterator over the sockets' states.
     SocketIterator,
     /// The iterator over open files.
@@ -101,6 +105,9 @@ const LINGER_FIELDS: &[Field] = &[
     Field::TcpControlFlags,
 ];
 
+/// The program of [`Kind::DeviceEgress`].
+pub(super) const TC_EGRESS: &str = "tc_egress";
+
 /// Every program, in the order in which they are attached: owners first, so that no packet is counted before its owner
 /// can be known.
 pub(super) const HOOKS: &[Hook] = &[
@@ -175,6 +182,14 @@ pub(super) const HOOKS: &[Hook] = &[
         kind: Kind::CgroupSockAddr,
         need: Need::InsteadOf("sock_send_length"),
         fields: &[],
+    },
+    Hook {
+        program: "packet_sendmsg",
+        attach_point: "fexit/packet_sendmsg",
+        lost_without: "who sends frames from packet sockets",
+        kind: Kind::FunctionExit,
+        need: Need::InsteadOf("sock_send_length"),
+        fields: &[Field::SocketSk, Field::SockFamily],
     },
     Hook {
         program: "snapshot_files",
@@ -254,6 +269,14 @@ pub(super) const HOOKS: &[Hook] = &[
         lost_without: "all bytes received",
         kind: Kind::Ingress,
         need: Need::Required,
+        fields: &[],
+    },
+    Hook {
+        program: TC_EGRESS,
+        attach_point: "tcx/egress",
+        lost_without: "flows of packet sockets' frames; the ledger shows them and forwarded packets as unknown",
+        kind: Kind::DeviceEgress,
+        need: Need::Wanted,
         fields: &[],
     },
     Hook {

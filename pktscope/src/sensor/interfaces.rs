@@ -4,40 +4,20 @@
 //! namespace (veth, netkit, dummy) unless they are ports of a bridge or bond. Bond, bridge, VLAN and their like add no
 //! IP bytes, so what uses them counts at the device below. Tunnels are left out: their outer packets count.
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Stats64},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::offload;
+pub use super::netlink::NetlinkError;
+use super::{netlink::dump, offload};
 use crate::core::event::{InterfaceReading, StackedInterface};
 
 /// Bytes of an Ethernet header (include/uapi/linux/if_ether.h, ETH_HLEN); what devices count on top of IP.
-const ETHERNET_HEADER_BYTES: u64 = 14;
-/// Room for one netlink datagram of a dump (net/core/rtnetlink.c asks for at most 32 KiB).
-const DATAGRAM_BYTES: usize = 32 * 1024;
-
-/// Why the interfaces' counters could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum InterfaceError {
-    /// The netlink conversation failed.
-    #[error("failed to {operation} the interface list over netlink")]
-    Netlink {
-        /// What was being done.
-        operation: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel's answer could not be parsed.
-    #[error("failed to parse the kernel's interface list: {0}")]
-    Malformed(String),
-}
+const ETHERNET_HEADER_BYTES: u32 = 14;
 
 /// A network device as the ledger sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +28,12 @@ pub struct Device {
     pub name: String,
     /// Largest IP packet, in bytes.
     pub mtu: u32,
+    /// Bytes of link-layer header that its packets begin with.
+    pub link_header_bytes: u32,
     /// What it stands on.
     pub role: Role,
+    /// Where its packets go.
+    pub place: Place,
     /// Whether its counters are of wire segments (see [`InterfaceReading::has_wire_segments`]).
     pub has_wire_segments: [bool; 2],
     /// IP-layer bytes sent and received since it came up.
@@ -70,10 +54,26 @@ pub enum Role {
     Aside,
 }
 
+/// Where a device hands its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Out of the network namespace.
+    Edge,
+    /// To the kernel, which wraps them in packets of its own; or, of `tun` and `tap`, to a program that does.
+    Tunnel,
+    /// Out of the network namespace, as a port of a bridge or bond.
+    Port,
+    /// To a device below, or to no other.
+    Upper,
+}
+
 /// Lists the devices of the calling thread's network namespace.
-pub fn list() -> Result<Vec<Device>, InterfaceError> {
+///
+/// # Errors
+/// [`NetlinkError`].
+pub fn list() -> Result<Vec<Device>, NetlinkError> {
     let mut links = Vec::new();
-    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), "read the interfaces", |message| {
         if let RouteNetlinkMessage::NewLink(link) = message {
             links.push(link);
         }
@@ -82,9 +82,12 @@ pub fn list() -> Result<Vec<Device>, InterfaceError> {
 }
 
 /// Lists the addresses of the calling thread's network namespace.
-pub fn addresses() -> Result<Vec<IpAddr>, InterfaceError> {
+///
+/// # Errors
+/// [`NetlinkError`].
+pub fn addresses() -> Result<Vec<IpAddr>, NetlinkError> {
     let mut addresses = Vec::new();
-    dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
+    dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), "read the addresses", |message| {
         if let RouteNetlinkMessage::NewAddress(row) = message {
             // Of a point-to-point device `Address` is the other end's.
             let own = |it: &AddressAttribute| if let AddressAttribute::Local(addr) = it { Some(*addr) } else { None };
@@ -94,52 +97,6 @@ pub fn addresses() -> Result<Vec<IpAddr>, InterfaceError> {
         }
     })?;
     Ok(addresses)
-}
-
-/// Asks for all of something and hands on each row.
-fn dump(request: RouteNetlinkMessage, mut hand_on: impl FnMut(RouteNetlinkMessage)) -> Result<(), InterfaceError> {
-    let failed = |operation| move |source| InterfaceError::Netlink { operation, source };
-    let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed("ask for"))?;
-    socket.bind_auto().map_err(failed("ask for"))?;
-    socket.connect(&SocketAddr::new(0, 0)).map_err(failed("ask for"))?;
-    socket.send(&dump_request(request), 0).map_err(failed("ask for"))?;
-    let mut buffer = Vec::with_capacity(DATAGRAM_BYTES);
-    loop {
-        buffer.clear();
-        socket.recv(&mut buffer, 0).map_err(failed("read"))?;
-        if take_datagram(&buffer, &mut hand_on)? {
-            return Ok(());
-        }
-    }
-}
-
-fn dump_request(request: RouteNetlinkMessage) -> Vec<u8> {
-    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
-    message.header.flags = NLM_F_DUMP | NLM_F_REQUEST;
-    message.header.sequence_number = 1;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
-}
-
-/// Hands on one datagram's rows; true at the end of the dump.
-fn take_datagram(mut bytes: &[u8], hand_on: &mut impl FnMut(RouteNetlinkMessage)) -> Result<bool, InterfaceError> {
-    while !bytes.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
-            .map_err(|error| InterfaceError::Malformed(error.to_string()))?;
-        match message.payload {
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) => {
-                return Err(InterfaceError::Netlink { operation: "read", source: error.to_io() });
-            }
-            NetlinkPayload::InnerMessage(row) => hand_on(row),
-            _ => {}
-        }
-        let length = usize::try_from(message.header.length).unwrap_or(0).max(1).next_multiple_of(4);
-        bytes = bytes.get(length..).unwrap_or_default();
-    }
-    Ok(false)
 }
 
 fn into_devices(links: &[LinkMessage]) -> Vec<Device> {
@@ -182,6 +139,13 @@ fn to_device(link: &LinkMessage) -> Device {
         }
         _ => Role::Aside,
     };
+    let place = match (layer, kind) {
+        (LinkLayerType::Loopback, _) | (_, Some(InfoKind::Vrf | InfoKind::Ifb)) => Place::Upper,
+        _ if matches!(role, Role::Stacked { .. }) => Place::Upper,
+        _ if role == Role::Wire => Place::Edge,
+        _ if controller(link).is_some() => Place::Port,
+        _ => Place::Tunnel,
+    };
     let name = attribute(link, |it| if let LinkAttribute::IfName(name) = it { Some(name.clone()) } else { None });
     let name = name.unwrap_or_default();
     Device {
@@ -189,7 +153,9 @@ fn to_device(link: &LinkMessage) -> Device {
         has_wire_segments: counts_wire_segments(link, &name),
         name,
         mtu: attribute(link, |it| if let LinkAttribute::Mtu(mtu) = it { Some(*mtu) } else { None }).unwrap_or(0),
+        link_header_bytes: link_header_bytes(link),
         role,
+        place,
         bytes: ip_bytes(link),
     }
 }
@@ -205,9 +171,13 @@ fn counts_wire_segments(link: &LinkMessage, name: &str) -> [bool; 2] {
     [!is_on(offload::Feature::Tso), is_on(offload::Feature::Gro)]
 }
 
+fn link_header_bytes(link: &LinkMessage) -> u32 {
+    if link.header.link_layer_type == LinkLayerType::Ether { ETHERNET_HEADER_BYTES } else { 0 }
+}
+
 /// Counted bytes less the link-layer header of each packet.
 fn ip_bytes(link: &LinkMessage) -> [u64; 2] {
-    let header = if link.header.link_layer_type == LinkLayerType::Ether { ETHERNET_HEADER_BYTES } else { 0 };
+    let header = u64::from(link_header_bytes(link));
     let counted = |stats: &Stats64| {
         [(stats.tx_bytes, stats.tx_packets), (stats.rx_bytes, stats.rx_packets)]
             .map(|(bytes, packets)| bytes.saturating_sub(packets.saturating_mul(header)))
@@ -279,7 +249,7 @@ mod tests {
         for device in list().expect("rtnetlink answers").iter().filter(|device| device.role == Role::Wire) {
             // Traffic may go on: bytes read first and packets second can only be too low, the other way too high.
             let packets = read(&device.name, "tx_packets");
-            let most = read(&device.name, "tx_bytes").saturating_sub(packets * ETHERNET_HEADER_BYTES);
+            let most = read(&device.name, "tx_bytes").saturating_sub(packets * u64::from(ETHERNET_HEADER_BYTES));
             assert!(device.bytes[0] <= most, "{device:?}: sysfs says {most}");
             let again = list().expect("rtnetlink answers");
             let later = again.iter().find(|one| one.index == device.index).expect("the device is still there");

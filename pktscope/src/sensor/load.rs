@@ -1,11 +1,15 @@
 //! Loads the maps of the object and hands over what the programs need to know of this kernel.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    os::{fd::AsRawFd, unix::net::UnixDatagram},
+    path::Path,
+};
 
 use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError};
 use pktscope_common::knobs::features;
 
-use super::{btf::KernelTypes, error::SensorError, session::SensorSettings};
+use super::{btf::KernelTypes, error::SensorError, session::SensorSettings, sys};
 
 /// The kernel's type information.
 pub(super) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -22,6 +26,8 @@ pub(super) struct KernelFacts {
     pub(super) offsets: Vec<u64>,
     /// [`features`].
     pub(super) features: u64,
+    /// Cookie of our network namespace; 0 where the kernel has none.
+    pub(super) netns: u64,
 }
 
 impl KernelFacts {
@@ -43,7 +49,8 @@ impl KernelFacts {
         if settings.inspect_payload {
             bits |= features::PAYLOAD;
         }
-        Ok(Self { offsets: types.offsets(), features: bits })
+        let netns = UnixDatagram::unbound().and_then(|socket| sys::netns_cookie(socket.as_raw_fd())).unwrap_or(0);
+        Ok(Self { offsets: types.offsets(), features: bits, netns })
     }
 }
 
@@ -58,6 +65,7 @@ pub(super) fn load(settings: &SensorSettings, facts: &KernelFacts) -> Result<Ebp
     EbpfLoader::new()
         .override_global("OFFSETS", facts.offsets.as_slice(), true)
         .override_global("FEATURES", &facts.features, true)
+        .override_global("NETNS", &facts.netns, true)
         .map_max_entries("RECORDS", settings.ring_bytes)
         .map_max_entries("PEERS", settings.peer_entries)
         .load(&OBJECT.0)

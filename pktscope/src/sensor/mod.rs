@@ -5,12 +5,15 @@
 
 mod attach;
 mod btf;
+mod clsact;
+mod devices;
 mod error;
 mod hooks;
 pub mod interfaces;
 mod linger;
 mod load;
 mod mtu;
+mod netlink;
 mod offload;
 mod peers;
 mod privilege;
@@ -22,7 +25,7 @@ mod sys;
 pub use error::SensorError;
 pub use hooks::{Hook, HookStatus};
 pub use privilege::missing_capabilities;
-pub use session::{Sensor, SensorSettings, SweepKind};
+pub use session::{Sensor, SensorSettings, SweepKind, TrafficControl};
 pub use statistics::ProgramStatistics;
 
 /// The cookie of a socket's network namespace.

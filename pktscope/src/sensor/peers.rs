@@ -10,7 +10,7 @@ use aya::{
     Pod,
     maps::{HashMap, IterableMap as _, MapData},
 };
-use pktscope_common::state::{Counts, PeerKey, PeerState, flags};
+use pktscope_common::state::{Counts, PeerKey, PeerState, Stamp, flags, method};
 
 use super::{
     session::SweepKind,
@@ -39,6 +39,8 @@ const LINGER_SWEEPS: u32 = 61;
 #[derive(Clone, Copy, Default)]
 struct Seen {
     packets: u64,
+    /// Whether a report waited for its sender to be stamped.
+    has_waited: bool,
     idle_sweeps: u32,
     generation: u32,
 }
@@ -91,6 +93,7 @@ impl Peers {
     pub(super) fn sweep(&mut self, kind: SweepKind, at: BootTime, events: &mut Vec<Event>) -> io::Result<()> {
         self.generation = self.generation.wrapping_add(1);
         let entries = read_all(self.table.map().fd().as_fd(), &mut self.keys, &mut self.values)?;
+        self.name_senders(entries);
         for index in 0..entries {
             let (key, state) = (self.keys[index], self.values[index]);
             self.visit(kind, at, &key, &state, events);
@@ -102,10 +105,26 @@ impl Peers {
         Ok(())
     }
 
+    /// A packet socket's sender is stamped on the last new peer of a system call, which may have sent to many.
+    fn name_senders(&mut self, entries: usize) {
+        let values = &mut self.values[..entries];
+        let has_frames = |state: &&PeerState| state.flags & flags::FRAMES != 0;
+        let stamped = values.iter().filter(has_frames).filter(|state| state.user.pid != 0);
+        let senders: AHashMap<u64, Stamp> = stamped.map(|state| (state.cookie, state.user)).collect();
+        for state in values.iter_mut().filter(|state| state.flags & flags::FRAMES != 0 && state.user.pid == 0) {
+            state.user = senders.get(&state.cookie).copied().unwrap_or_default();
+            state.method = method::SEND;
+        }
+    }
+
     fn visit(&mut self, kind: SweepKind, at: BootTime, key: &PeerKey, state: &PeerState, events: &mut Vec<Event>) {
         let packets = state.counts.sent_packets + state.counts.received_packets;
         let seen = self.seen.entry(bytes_of(key)).or_default();
         seen.generation = self.generation;
+        let is_unstamped = state.flags & flags::FRAMES != 0 && state.user.pid == 0;
+        if is_unstamped && kind == SweepKind::Changed && !std::mem::replace(&mut seen.has_waited, true) {
+            return;
+        }
         let has_grown = packets != seen.packets;
         seen.idle_sweeps = if has_grown { 0 } else { seen.idle_sweeps + 1 };
         seen.packets = packets;

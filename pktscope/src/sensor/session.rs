@@ -19,8 +19,9 @@ use pktscope_common::{
 
 use super::{
     attach,
+    devices::Devices,
     error::SensorError,
-    hooks::HookStatus,
+    hooks::{HookStatus, TC_EGRESS},
     linger::Lingering,
     load::{self, KernelFacts},
     mtu::Mtus,
@@ -30,7 +31,10 @@ use super::{
     statistics::{self, ProgramStatistics},
     sys,
 };
-use crate::core::{event::Event, time::BootTime};
+use crate::core::{
+    event::{Event, UnownedReading},
+    time::BootTime,
+};
 
 /// What the kernel programs count that is no loss: reports that were repeated, copies that belong to others.
 const NO_LOSSES: [Counter; 2] = [Counter::SweepRingFull, Counter::RawCopies];
@@ -49,6 +53,8 @@ pub struct SensorSettings {
     pub peer_entries: u32,
     /// Whether first bytes of flows are read for server names, and DNS.
     pub inspect_payload: bool,
+    /// Whether what passes no inet socket is counted where it leaves by a device.
+    pub traffic_control: TrafficControl,
     /// Whether an empty program runs beside the egress program, as a measure for what it costs.
     pub has_reference: bool,
 }
@@ -60,9 +66,21 @@ impl Default for SensorSettings {
             ring_bytes: RING_BYTES,
             peer_entries: PEER_ENTRIES,
             inspect_payload: true,
+            traffic_control: TrafficControl::On,
             has_reference: false,
         }
     }
+}
+
+/// Use of the devices' traffic control hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficControl {
+    /// Not at all.
+    Off,
+    /// To see what this kernel lets us do: nothing is left behind, not even an empty qdisc.
+    Trial,
+    /// At every device, as they come and go.
+    On,
 }
 
 /// What a sweep reports.
@@ -87,6 +105,7 @@ pub struct Sensor {
     counters: PerCpuArray<MapData, u64>,
     settings: Array<MapData, u32>,
     sweep: Option<OwnedFd>,
+    devices: Option<Devices>,
     peers: Peers,
     mtus: Mtus,
     /// Packets whose fragments had to be assumed when the MTUs were last read.
@@ -129,7 +148,11 @@ impl Sensor {
         let mut ebpf = load::load(settings, facts)?;
         let map_fds = map_fds(&ebpf);
         let attached = attach::attach(&mut ebpf, settings, facts, &folder)?;
-        Ok(Self {
+        let devices = match attached.device_egress {
+            Some(program) => Some(Devices::new(program, settings.traffic_control, take(&mut ebpf, "DEVICES")?)),
+            None => None,
+        };
+        let mut sensor = Self {
             ring: take(&mut ebpf, "RECORDS")?,
             ring_counts: RingCounts::default(),
             lingering: Lingering::default(),
@@ -142,12 +165,40 @@ impl Sensor {
             hooks: attached.statuses,
             cgroup,
             map_fds,
+            devices,
             ebpf,
-        })
+        };
+        sensor.note_devices();
+        Ok(sensor)
+    }
+
+    /// Takes up devices that came since, and says what became of the program there.
+    fn follow_devices(&mut self) {
+        if self.devices.as_mut().is_some_and(Devices::follow) {
+            self.note_devices();
+        }
+    }
+
+    fn note_devices(&mut self) {
+        let Some(devices) = &self.devices else { return };
+        // A slot that is there cannot be refused.
+        let _ = self.settings.set(settings::HAS_TUNNELS, u32::from(devices.has_tunnels()), 0);
+        let status = devices.status();
+        if let Some(hook) = self.hooks.iter_mut().find(|hook| hook.program == TC_EGRESS) {
+            hook.attach_point = status.attach_point;
+            hook.is_attached = status.refusals.is_none();
+            hook.reason = status.refusals;
+        }
+    }
+
+    /// What left by devices and no inet socket of this host sent, in all.
+    pub fn unowned(&self) -> Vec<UnownedReading> {
+        self.devices.as_ref().map(Devices::read).unwrap_or_default()
     }
 
     /// Moves the records that wait in the ring to `events`; gives how many there were. Never blocks.
     pub fn poll(&mut self, events: &mut Vec<Event>) -> usize {
+        self.follow_devices();
         let first = events.len();
         let read = ring::drain(&mut self.ring, &mut self.ring_counts, &mut self.lingering, events);
         self.peers.note_ends(&events[first..]);

@@ -13,6 +13,9 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_TCX_EGRESS: u32 = 47;
+/// Run before the programs that are there.
+const BPF_F_BEFORE: u32 = 1 << 3;
 
 /// `union bpf_iter_link_info`, its map member.
 #[repr(C)]
@@ -31,6 +34,18 @@ struct LinkCreate {
     info: u64,
     info_bytes: u32,
     reserved: u32,
+}
+
+/// `struct { … } link_create` of `union bpf_attr`, its TCX member.
+#[repr(C)]
+struct TcxLinkCreate {
+    prog_fd: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+    relative_fd: u32,
+    reserved: u32,
+    expected_revision: u64,
 }
 
 /// `struct { … } iter_create` of `union bpf_attr`.
@@ -84,6 +99,24 @@ pub(super) fn link_iterator(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>
         attributes.info = &raw mut info as u64;
         attributes.info_bytes = size_of::<IteratorInfo>() as u32;
     }
+    bpf(BPF_LINK_CREATE, &mut attributes).map(own)
+}
+
+/// Attaches a program to what leaves by a device, before others: what they say of a packet may be the last word. Closing
+/// the link detaches it.
+///
+/// # Errors
+/// The system's; `EINVAL` below Linux 6.6.
+pub(super) fn link_tcx_egress(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
+    let mut attributes = TcxLinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        interface,
+        attach_type: BPF_TCX_EGRESS,
+        flags: BPF_F_BEFORE,
+        relative_fd: 0,
+        reserved: 0,
+        expected_revision: 0,
+    };
     bpf(BPF_LINK_CREATE, &mut attributes).map(own)
 }
 

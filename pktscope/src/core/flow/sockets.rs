@@ -45,6 +45,7 @@ enum Scope {
     Peer,
     Overflow,
     Kernel,
+    Frames,
 }
 
 impl From<SocketScope> for Scope {
@@ -54,6 +55,7 @@ impl From<SocketScope> for Scope {
             SocketScope::Peer => Self::Peer,
             SocketScope::Overflow => Self::Overflow,
             SocketScope::Kernel => Self::Kernel,
+            SocketScope::Frames | SocketScope::NotIp => Self::Frames,
         }
     }
 }
@@ -245,7 +247,8 @@ impl<U: Default> SocketTracker<U> {
         let fits = match part_key.scope {
             Scope::Primary => !live.has_primary,
             Scope::Peer | Scope::Kernel => true,
-            Scope::Overflow => false,
+            // What is sent past the sockets is no part of any socket's connection.
+            Scope::Overflow | Scope::Frames => false,
         };
         (is_same_side && fits).then_some(id)
     }
@@ -287,7 +290,9 @@ impl<U: Default> SocketTracker<U> {
         };
         self.agenda.insert((live.due, id));
         self.ages.insert(live.age(id));
-        self.tuples.insert(tuple, id);
+        if part_key.scope != Scope::Frames {
+            self.tuples.insert(tuple, id);
+        }
         self.flows.insert(id, live);
         id
     }
@@ -316,13 +321,17 @@ impl<U: Default> SocketTracker<U> {
             add(&mut live.received, &inferred);
             self.statistics.packets_inferred += inferred.packets;
         }
-        if report.scope == SocketScope::Primary {
+        // Who sends frames is known once the first system call returns.
+        if matches!(report.scope, SocketScope::Primary | SocketScope::Frames) {
             let ownership = owner_of(report);
             live.is_changed |= live.ownership != ownership;
+            live.ownership = ownership;
+        }
+        if report.scope == SocketScope::Primary {
             if !live.has_primary {
                 live.phase = Phase::Open;
             }
-            (live.ownership, live.opening, live.has_primary) = (ownership, report.opening, true);
+            (live.opening, live.has_primary) = (report.opening, true);
         }
         if report.scope == SocketScope::Primary || !live.has_primary {
             live.sweep = self.sweep;

@@ -8,7 +8,7 @@ use super::stamp::nanoseconds;
 use crate::core::{
     effect::{Ledger, LedgerSide},
     event::Event,
-    ledger::{NOT_SEEN_BY_SENSOR, OWNER_UNKNOWN},
+    ledger::REASONS,
     time::{BootTime, Moment, WallTime},
 };
 
@@ -83,7 +83,7 @@ fn side(part: SidePart) -> LedgerSide {
 }
 
 fn known(reason: &str) -> &'static str {
-    [NOT_SEEN_BY_SENSOR, OWNER_UNKNOWN].into_iter().find(|known| *known == reason).unwrap_or(OTHER_REASON)
+    REASONS.into_iter().find(|known| *known == reason).unwrap_or(OTHER_REASON)
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
             interface_bytes: 7,
             attributed_bytes: 4,
             unknown_bytes: 3,
-            by_reason: vec![(NOT_SEEN_BY_SENSOR, 1), (OWNER_UNKNOWN, 2)],
+            by_reason: REASONS.iter().zip(1..).map(|(reason, bytes)| (*reason, bytes)).collect(),
             ..LedgerSide::default()
         };
         let (started_at, ended_at) = (BootTime(1_000), BootTime(2_000));

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::{
     event::{Stamp, TcpReport},
-    flow::{Direction, Endpoint, FlowSnapshot},
+    flow::{Direction, Endpoint, FlowSnapshot, UnknownReason},
     process::ProcessKey,
 };
 
@@ -355,4 +355,37 @@ proptest! {
         prop_assert_eq!(bytes, (expected + inferred) * 100);
         prop_assert_eq!(tracker.statistics().started, tracker.statistics().ended);
     }
+}
+
+fn frames_report() -> SocketReport {
+    SocketReport { cookie: 7, scope: SocketScope::Frames, creator: None, tcp: None, ..report() }
+}
+
+#[test]
+fn frames_are_no_part_of_the_connection_whose_addresses_they_bear() {
+    let frames = SocketReport { user: stamp(8), at: at(11), ..frames_report() };
+    // A scan from a packet socket: the kernel answers what comes back, because it knows of no such connection.
+    let scan = SocketReport { netns: 0, local: endpoint("10.0.0.2:50000"), ..frames.clone() };
+    let reset = SocketReport { cookie: 0, scope: SocketScope::Kernel, sent: volume(1, 40), at: at(12), ..scan.clone() };
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    let owners = [&report(), &frames, &scan, &reset].map(|report| {
+        let counted = tracker.report(report, &mut changes);
+        counted.ownership.map(|ownership| match ownership {
+            Ownership::Socket(owner) => owner.user.map_or(0, |user| user.key.pid),
+            _ => u32::MAX,
+        })
+    });
+    assert_eq!(owners, [Some(7), Some(8), Some(8), Some(u32::MAX)]);
+    assert_eq!(tracker.len(), 4);
+}
+
+#[test]
+fn who_sends_frames_may_be_known_only_after_the_first() {
+    let first = SocketReport { user: None, unknown: Some(UnknownReason::SocketOlderThanAgent), ..frames_report() };
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    tracker.report(&first, &mut changes);
+    let later = SocketReport { user: stamp(8), at: at(11), sent: volume(6, 1100), ..frames_report() };
+    let counted = tracker.report(&later, &mut changes);
+    let Some(Ownership::Socket(owner)) = counted.ownership else { panic!("{counted:?}") };
+    assert_eq!((owner.user, counted.growth.wire_bytes), (stamp(8), [100, 0]));
 }
