@@ -43,7 +43,7 @@ pub struct LabelId(pub u32);
 /// Where a program and a destination stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PairState {
-    /// Met while learning.
+    /// Met while learning, or called normal by an analyst.
     #[default]
     Learned,
     /// Met later and found ordinary.
@@ -86,6 +86,8 @@ pub struct Program {
     pub location: Location,
     /// The program whose name it took over.
     pub predecessor: Option<ProgramId>,
+    /// The day, since 1970, of its last alert.
+    alerted_on: Option<u32>,
     /// The first destinations it met, as examples.
     examples: Vec<Arc<str>>,
     is_dirty: bool,
@@ -102,7 +104,7 @@ pub struct Pair {
     pub last_seen: u32,
     /// Flows.
     pub contacts: u32,
-    /// Whether it was regular while learned.
+    /// Whether an analyst found that its regularity is normal.
     pub is_periodic: bool,
     stored_at: u32,
     is_dirty: bool,
@@ -110,7 +112,7 @@ pub struct Pair {
 
 impl Program {
     pub(super) fn restored(row: ProgramRow, location: Location) -> Self {
-        Self { row, location, predecessor: None, examples: Vec::new(), is_dirty: false }
+        Self { row, location, predecessor: None, alerted_on: None, examples: Vec::new(), is_dirty: false }
     }
 
     /// Whether it stands for the host itself, which is never thrown out.
@@ -241,7 +243,7 @@ impl Baseline {
         let generations = self.by_name.get(name).map_or(0, Vec::len);
         row.key = ProgramKey { name: name.clone(), generation: u32::try_from(generations).unwrap_or(u32::MAX) };
         let predecessor = self.named(name).last().copied();
-        self.place_program(Program { row, location, predecessor, examples: Vec::new(), is_dirty: false })
+        self.place_program(Program { row, location, predecessor, alerted_on: None, examples: Vec::new(), is_dirty: false })
     }
 
     pub(super) fn place_program(&mut self, program: Program) -> ProgramId {
@@ -305,6 +307,21 @@ impl Baseline {
         let Some(program) = self.program(program) else { return false };
         program.row.alert_open_until.is_none_or(|until| until <= now)
             && program.row.learns_until.is_some_and(|until| now < until)
+    }
+
+    /// Notes an alert about a program.
+    pub fn note_alert(&mut self, id: ProgramId, now: Steady) {
+        if let Some(Some(program)) = self.programs.get_mut(id.index()) {
+            program.alerted_on = Some(now.day());
+        }
+    }
+
+    /// Whether an alert about a program is open, or was raised on this day or later.
+    pub fn was_alerted_since(&self, id: ProgramId, day: u32, now: Steady) -> bool {
+        self.program(id).is_some_and(|program| {
+            program.alerted_on.is_some_and(|alerted| day <= alerted)
+                || program.row.alert_open_until.is_some_and(|until| now < until)
+        })
     }
 
     /// Starts a program's own learning window, where the host's is over.

@@ -133,7 +133,7 @@ pub struct PairRow {
     pub last_seen: Steady,
     /// Flows.
     pub contacts: u32,
-    /// Whether it was regular while learned.
+    /// Whether an analyst found that its regularity is normal.
     pub is_periodic: bool,
 }
 

@@ -42,6 +42,11 @@ impl Steady {
         self.0 as f64 / 1e9
     }
 
+    /// Whole days since 1970.
+    pub fn day(self) -> u32 {
+        self.minute() / 1_440
+    }
+
     /// Whole minutes since 1970.
     pub fn minute(self) -> u32 {
         self.seconds() / 60

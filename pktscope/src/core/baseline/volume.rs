@@ -10,6 +10,8 @@ use crate::core::flow::Flow;
 
 /// Minutes of each window: 1 min, 10 min, 1 h, 6 h.
 pub const WINDOW_MINUTES: [u32; 4] = [1, 10, 60, 360];
+/// The window of an hour.
+const HOUR_WINDOW: usize = 2;
 /// Steps of the histogram for each natural logarithm; two keep the median within 28 %.
 const STEPS_PER_LOG: f64 = 2.0;
 /// Destinations followed in a minute and in six hours.
@@ -286,6 +288,19 @@ impl VolumeNormal {
         match self.weekly.binary_search_by_key(&hour, |(hour, _)| *hour) {
             Ok(at) => self.weekly[at].1 = self.weekly[at].1.max(bytes),
             Err(at) => self.weekly.insert(at, (hour, bytes)),
+        }
+    }
+
+    /// Takes in the maxima of a day; none rises by more than a quarter, or above `floors` where less was known. The
+    /// median and its deviation stay: they would widen with a ramp.
+    pub fn absorb(&mut self, day: &Self, floors: &[u64; 4]) {
+        let most = |known: u64, floor: u64| known.saturating_add(known / 4).max(floor);
+        for &(hour, bytes) in &day.weekly {
+            let known = self.weekly_max(hour).max(self.windows[HOUR_WINDOW].max);
+            self.learn_hour(hour, bytes.min(most(known, floors[HOUR_WINDOW])));
+        }
+        for ((window, day), floor) in self.windows.iter_mut().zip(&day.windows).zip(floors) {
+            window.max = window.max.max(day.max.min(most(window.max, *floor)));
         }
     }
 

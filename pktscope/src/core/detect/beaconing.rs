@@ -114,7 +114,7 @@ impl Beaconing {
         let label = sight.label.or_else(|| normal.known_label(&sight.destination.name));
         let pair = label.and_then(|label| normal.pair(program, label));
         let is_frequent = pair.is_some_and(|pair| {
-            pair.state == PairState::Learned && (pair.is_periodic || pair.contacts >= settings.learned_contacts)
+            pair.is_periodic || (pair.state == PairState::Learned && pair.contacts >= settings.learned_contacts)
         });
         is_frequent || (!normal.learning.is_learning() && self.failing.contains(&(program, sight.destination.key)))
     }

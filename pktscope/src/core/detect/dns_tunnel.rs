@@ -14,7 +14,7 @@ use std::{collections::VecDeque, sync::Arc};
 use ahash::{AHashMap, AHashSet};
 
 use super::{
-    DetectionSettings, Detector, DnsSight, Finding, Sight, Verdict,
+    Accepted, DetectionSettings, Detector, DnsSight, Finding, Sight, Verdict,
     finding::{bytes_words, program_words},
     settings::DnsTunnelSettings,
     sight::text_key,
@@ -164,6 +164,12 @@ impl Detector for DnsTunnel {
             let parent = self.parents.entry(row.parent.clone()).or_default();
             parent.learned = Some(learned);
             parent.last = parent.last.max(row.last_seen);
+        }
+    }
+
+    fn accept(&mut self, incident: &Accepted<'_>) {
+        if let Some(parent) = incident.label.and_then(|label| self.parents.get_mut(label)) {
+            parent.learn(incident.now);
         }
     }
 

@@ -268,16 +268,10 @@ impl Detection {
         self.minute = Some(current.max(self.minute.unwrap_or(0)));
     }
 
-    /// Once a minute: marks what is regular, forgets what is old.
+    /// Once a minute: forgets what is old.
     fn housekeeping(&mut self, at: Steady) {
         self.is_host_dirty = true;
         self.groups.expire(at);
-        let marks: Vec<_> = self.detectors.iter_mut().flat_map(|detector| detector.take_periodic()).collect();
-        for (program, name) in marks {
-            if let Some(label) = self.baseline.known_label(&name) {
-                self.baseline.set_pair(program, label, |pair| pair.is_periodic = true);
-            }
-        }
         if at.minute().is_multiple_of(1_440) {
             self.baseline.forget_older(at, self.settings.forget_after);
         }

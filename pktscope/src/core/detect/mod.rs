@@ -47,6 +47,17 @@ pub enum Verdict {
     Suspicious(Box<Finding>),
 }
 
+/// An incident that an analyst closed as normal.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<'a> {
+    /// Its program, where it is about one that is still known.
+    pub program: Option<ProgramId>,
+    /// Its destination.
+    pub label: Option<&'a str>,
+    /// When it was closed.
+    pub now: Steady,
+}
+
 /// One rule.
 pub trait Detector: Send {
     /// The rule it decides.
@@ -87,13 +98,11 @@ pub trait Detector: Send {
         self.close_minute(now, normal, settings)
     }
 
+    /// An analyst said that what was reported is normal.
+    fn accept(&mut self, _incident: &Accepted<'_>) {}
+
     /// A program is gone from the tables.
     fn forget(&mut self, _program: ProgramId) {}
-
-    /// Pairs found regular while learning, to be marked so.
-    fn take_periodic(&mut self) -> Vec<(ProgramId, std::sync::Arc<str>)> {
-        Vec::new()
-    }
 
     /// Changed rows to store.
     fn take_dirty(&mut self, _normal: &Baseline) -> Vec<BaselineRow> {

@@ -1,6 +1,6 @@
 //! Alerts built from findings, and what the store keeps of detection.
 
-use super::{Detection, Finding};
+use super::{Accepted, Detection, Finding};
 use crate::core::{
     alert::grouping::About,
     alert::{
@@ -57,6 +57,7 @@ impl Detection {
             is_closed: false,
         });
         if let Some(actor) = finding.actor {
+            self.baseline.note_alert(actor.program, finding.at);
             let lasts = match finding.rule {
                 RuleId::NewProcessEgress | RuleId::IdentityChange => self.settings.open_alert,
                 rule => self.pace(rule).quiet.min(self.settings.cooldown),
@@ -71,6 +72,11 @@ impl Detection {
         let at = self.clock.read(now);
         let Some(row) = self.incidents.close(key) else { return false };
         let program = row.program.as_ref().and_then(|key| self.baseline.by_key(key));
+        if closing == Closing::Normal {
+            let accepted = Accepted { program, label: row.label.as_deref(), now: at };
+            let of_rule = self.detectors.iter_mut().filter(|detector| detector.rule() == row.rule);
+            of_rule.for_each(|detector| detector.accept(&accepted));
+        }
         if let Some(program) = program {
             self.close_for(program, &row, closing, at);
         }
@@ -97,9 +103,18 @@ impl Detection {
         }
     }
 
+    /// The destination, the country or the rhythm of a closed incident is normal for its program.
     fn accept_label(&mut self, program: ProgramId, row: &IncidentRow) {
         if let Some(label) = row.label.as_deref().and_then(|name| self.baseline.known_label(name)) {
-            self.baseline.set_pair(program, label, |pair| pair.state = PairState::Accepted);
+            self.baseline.set_pair(program, label, |pair| {
+                pair.state = PairState::Learned;
+                pair.is_periodic |= row.rule == RuleId::Beaconing;
+            });
+        }
+        if row.rule == RuleId::NewGeo
+            && let Some(country) = row.dedup_key.rsplit('|').next().and_then(|code| code.as_bytes().try_into().ok())
+        {
+            self.baseline.meet_place(program, Some(country), None);
         }
     }
 

@@ -2,20 +2,22 @@
 //!
 //! - **Sign**: bytes sent in 1 min, 10 min, 1 h or 6 h far above everything learned for the program; or several MB in
 //!   six hours, mostly outwards, to a destination that is new to the program.
-//! - **Data needed**: eight learned windows; without them only the second sign speaks. The windows are closed by the
-//!   clock and when the agent stops, and a window already over its bounds is reported before it closes.
+//! - **Data needed**: a program learned with the host, or eight windows that it learned by itself later; without them
+//!   only the second sign speaks. The windows are closed by the clock and when the agent stops, and a window already
+//!   over its bounds is reported before it closes. A day without an alert about the program teaches once it is over,
+//!   at most a quarter more than was known.
 //! - **Blind spots**: what stays below the floors; a known program that pushes to a known destination at the hour at
 //!   which it always pushes; bytes served to whoever connects in.
 //! - **Benign causes**: a first backup, a moved disk image, a new synchronisation program.
 //! - **Reference**: robust z-score on log bytes; Bullard and Gerth, FloCon 2014, for the producer-consumer ratio;
 //!   pktscope-core's signal 4 for the moving average.
 
-use std::time::Duration;
+mod sender;
 
 use ahash::AHashMap;
 
 use super::{
-    DetectionSettings, Detector, Finding, Sight, Verdict,
+    Accepted, DetectionSettings, Detector, Finding, Sight, Verdict,
     finding::{bytes_words, program_words},
     settings::VolumeSettings,
     sight::{Actor, Destination},
@@ -25,26 +27,16 @@ use crate::core::{
     alert::{RuleId, Severity},
     baseline::{
         Baseline, BaselineRow, LabelId, PairState, ProgramId, Steady,
-        rows::VolumeRow,
-        volume::{Recent, Share, VolumeNormal, WINDOW_MINUTES, WindowNormal},
+        volume::{Share, VolumeNormal, WINDOW_MINUTES},
     },
 };
+
+use sender::Sender;
 
 /// Pairs new since learning whose bytes are followed; further ones are not.
 const MAX_NEW_PAIRS: usize = 16_384;
 /// The window of the second sign.
 const SIX_HOURS: u32 = 360;
-
-/// What a program sent.
-#[derive(Debug, Default)]
-struct Sender {
-    recent: Recent,
-    normal: VolumeNormal,
-    hour_bytes: u64,
-    has_sent: bool,
-    is_dirty: bool,
-    frozen_until: Option<Steady>,
-}
 
 /// What went to a destination that is new to a program, by the minute in which it went.
 #[derive(Debug, Default)]
@@ -131,7 +123,14 @@ impl Detector for VolumeSpike {
             && let Some(program) = normal.by_key(&row.program)
             && &*row.program.name != crate::core::baseline::profile::HOST
         {
-            self.senders.insert(Actor { program, pid: 0 }, Sender { normal: restored(row), ..Sender::default() });
+            self.senders.insert(Actor { program, pid: 0 }, Sender::restored(row));
+        }
+    }
+
+    fn accept(&mut self, incident: &Accepted<'_>) {
+        let actor = incident.program.map(|program| Actor { program, pid: 0 });
+        if let Some(sender) = actor.and_then(|actor| self.senders.get_mut(&actor)) {
+            sender.accept_spike();
         }
     }
 
@@ -157,19 +156,19 @@ impl VolumeSpike {
     /// A minute that is over its bounds before it is over.
     fn open_minute(&mut self, sight: &Sight<'_>, normal: &Baseline, settings: &VolumeSettings) -> Verdict {
         let actor = whole(sight.actor);
-        let Some(sender) = self.senders.get(&actor) else { return Verdict::Normal };
-        let (bytes, windows) = (sender.recent.open_bytes(), &sender.normal);
-        if is_new_program(normal, actor.program) || bytes < settings.floors[0] || sender.is_frozen(sight.now) {
+        let Some(sender) = self.senders.get_mut(&actor) else { return Verdict::Normal };
+        let bytes = sender.recent.open_bytes();
+        let is_known = sender.is_known(0, actor, sight.now, normal, settings.min_samples);
+        if !is_known || bytes < settings.floors[0] || sender.is_frozen(sight.now) {
             return Verdict::Normal;
         }
-        if !is_spike(&windows.windows[0], bytes, 0, settings)
-            || bytes_are_usual_now(windows, bytes, sight.now, settings)
-        {
+        if !sender.is_spike(0, bytes, sight.now, settings) {
             return Verdict::NeedMoreData;
         }
         let Some(share) = sender.recent.top(0).filter(is_pushed) else { return Verdict::Normal };
-        let finding = finding(actor, &share, sight.now, normal, windows, (0, bytes));
-        self.freeze(actor, sight.now);
+        let finding = finding(actor, &share, sight.now, normal, &sender.normal, (0, bytes));
+        sender.note_spike(0, bytes, sight.now);
+        sender.freeze(sight.now);
         Verdict::Suspicious(Box::new(finding))
     }
 
@@ -264,114 +263,9 @@ impl Push {
     }
 }
 
-impl Sender {
-    fn is_frozen(&self, now: Steady) -> bool {
-        self.frozen_until.is_some_and(|until| now < until)
-    }
-
-    /// What raised an alert is neither counted again nor learned.
-    fn freeze(&mut self, now: Steady) {
-        self.recent.clear();
-        self.hour_bytes = 0;
-        self.frozen_until = Some(now.plus(Duration::from_secs(3_600)));
-    }
-
-    fn close_minute(
-        &mut self,
-        actor: Actor,
-        now: Steady,
-        normal: &Baseline,
-        settings: &DetectionSettings,
-    ) -> Option<Finding> {
-        let interval = self.recent.open_bytes();
-        self.recent.close(now.minute());
-        let finding =
-            if normal.learning.is_learning() { None } else { self.spike(actor, now, normal, &settings.volume) };
-        if finding.is_some() {
-            self.freeze(now);
-        } else if normal.is_learning(actor.program, now) && !self.is_frozen(now) {
-            self.learn(interval, now, normal.learning.is_learning(), settings.volume.alpha);
-        }
-        if now.minute().is_multiple_of(60) {
-            self.hour_bytes = 0;
-        }
-        if self.recent.is_empty() {
-            self.has_sent = false;
-        }
-        finding
-    }
-
-    /// The first window, from the shortest, whose bytes are far above everything learned.
-    fn spike(&self, actor: Actor, now: Steady, normal: &Baseline, settings: &VolumeSettings) -> Option<Finding> {
-        if self.is_frozen(now) || is_new_program(normal, actor.program) {
-            return None;
-        }
-        let (observed, _) = normal.learning.progress();
-        // A window speaks once twice its length was observed; the shortest always does.
-        let is_known = |window: usize| window == 0 || observed >= Duration::from_secs(120) * WINDOW_MINUTES[window];
-        let window = (0..WINDOW_MINUTES.len()).filter(|window| is_known(*window)).find(|&window| {
-            let bytes = self.recent.sum(window);
-            is_spike(&self.normal.windows[window], bytes, window, settings)
-                && !bytes_are_usual_now(&self.normal, bytes, now, settings)
-        })?;
-        let share = self.recent.top(window).filter(is_pushed)?;
-        Some(finding(actor, &share, now, normal, &self.normal, (window, self.recent.sum(window))))
-    }
-
-    /// Learns the windows that end now; the longer ones when they end by the clock.
-    fn learn(&mut self, interval: u64, now: Steady, is_host_learning: bool, alpha: f64) {
-        self.normal.average.learn(interval, alpha);
-        self.is_dirty = true;
-        if !is_host_learning {
-            return;
-        }
-        for (window, length) in WINDOW_MINUTES.into_iter().enumerate() {
-            let bytes = self.recent.sum(window);
-            if bytes > 0 && now.minute().is_multiple_of(length.min(60)) {
-                self.normal.windows[window].learn(bytes);
-            }
-        }
-        if now.minute().is_multiple_of(60) {
-            self.normal.learn_hour(now.minus(Duration::from_secs(60)).hour_of_week(), self.hour_bytes);
-        }
-    }
-
-    fn row(&self, actor: Actor, normal: &Baseline) -> Option<BaselineRow> {
-        let average = self.normal.average;
-        Some(BaselineRow::Volume(VolumeRow {
-            program: normal.program(actor.program)?.row.key.clone(),
-            average: (average.mean, average.variance, average.samples),
-            windows: self.normal.windows.iter().map(|window| (window.max, window.counts().to_vec())).collect(),
-            weekly: self.normal.weekly.clone(),
-        }))
-    }
-}
-
-fn restored(row: &VolumeRow) -> VolumeNormal {
-    let mut normal = VolumeNormal { weekly: row.weekly.clone(), ..VolumeNormal::default() };
-    (normal.average.mean, normal.average.variance, normal.average.samples) = row.average;
-    for (window, (max, counts)) in normal.windows.iter_mut().zip(&row.windows) {
-        *window = WindowNormal::from_row(*max, counts.clone());
-    }
-    normal
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a multiple of bytes")]
-fn is_spike(normal: &WindowNormal, bytes: u64, window: usize, settings: &VolumeSettings) -> bool {
-    bytes > settings.floors[window]
-        && bytes as f64 > settings.times_max * normal.max as f64
-        && (normal.samples() < settings.min_samples || normal.deviations(bytes) >= settings.deviations)
-}
-
 /// Whether more went out than came back: a large download sends a lot of acknowledgements, too.
 fn is_pushed(share: &Share) -> bool {
     share.sent > share.received
-}
-
-/// Whether the program has sent as much at this hour of the week before.
-#[expect(clippy::cast_precision_loss, reason = "a multiple of bytes")]
-fn bytes_are_usual_now(normal: &VolumeNormal, bytes: u64, now: Steady, settings: &VolumeSettings) -> bool {
-    bytes as f64 <= settings.times_weekly * normal.weekly_max(now.hour_of_week()) as f64
 }
 
 fn finding(

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::host::{Goes, HOUR, Host, MINUTE, by, from, process};
-use crate::core::alert::RuleId;
+use super::host::{DAY, Goes, HOUR, Host, MINUTE, by, from, process};
+use crate::core::{alert::RuleId, detect::Closing};
 
 const IMPLANT: &str = "/usr/local/bin/updatesvc";
 const AGENT: &str = "/usr/sbin/agentd";
@@ -239,4 +239,16 @@ fn fault_41_and_43_tables_are_bounded_and_count_what_they_drop() {
     }
     host.pass(HOUR);
     assert!(host.detection.counts().evicted_states > 0, "{:?}", host.detection.counts());
+}
+
+#[test]
+fn a_rhythm_that_an_analyst_calls_normal_is_not_reported_again() {
+    let mut host = host();
+    beat(&mut host, 60, 20);
+    let (incident, now) = (host.of(RuleId::Beaconing)[0].dedup_key.clone(), host.now());
+    assert!(host.detection.close_incident(&incident, Closing::Normal, now));
+    host.pass(3 * DAY);
+    host.alerts.clear();
+    beat(&mut host, 60, 40);
+    assert!(host.of(RuleId::Beaconing).is_empty(), "{:?}", host.rules());
 }

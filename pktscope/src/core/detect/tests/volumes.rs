@@ -3,7 +3,8 @@
 use super::host::{DAY, HOUR, Host, MINUTE, from};
 use crate::core::{
     alert::{RuleId, Severity},
-    detect::{DetectionInput, DetectionSettings},
+    baseline::BaselineRow,
+    detect::{Closing, DetectionInput, DetectionSettings},
     effect::{Ledger, LedgerSide},
     flow::UnknownReason,
 };
@@ -178,4 +179,69 @@ fn a_nightly_backup_is_normal_at_its_hour() {
     }
     assert!(host.alerts.is_empty(), "{:?}", host.alerts);
     host.pass(12 * HOUR);
+}
+
+#[test]
+fn a_program_that_came_later_learns_its_own_volumes() {
+    let mut host = Host::learned(|host| {
+        (0..12).for_each(|n| host.connect(from(&format!("/usr/bin/tool{n}")).named("tools.example.com")));
+    });
+    let report = || from("/usr/bin/weather").named("weather.example.net");
+    for _ in 0..(25 * 60) {
+        host.connect(report().sends(100_000));
+        host.pass(MINUTE);
+    }
+    assert!(host.alerts.is_empty(), "{:?}", host.alerts);
+    host.connect(report().sends(60 * MB));
+    assert_eq!(host.rules(), [RuleId::VolumeSpike]);
+}
+
+/// Alerts while what is sent a minute grows by a factor each day, for two weeks.
+fn growing(factor: f64) -> Vec<RuleId> {
+    let mut host = sending(2 * MB);
+    let mut bytes = 2e6;
+    for _ in 0..14 {
+        for _ in 0..DAY / MINUTE / 5 {
+            host.connect(from(AGENT).named("home.example.org").sends(bytes as u64));
+            host.pass(5 * MINUTE);
+        }
+        bytes *= factor;
+    }
+    host.rules()
+}
+
+#[test]
+fn a_quiet_day_is_learned_and_a_ramp_over_days_is_not_followed() {
+    assert_eq!(growing(1.2), [], "in step with what a day may teach");
+    assert_eq!(growing(1.7).first(), Some(&RuleId::VolumeSpike));
+}
+
+#[test]
+fn a_day_with_an_alert_about_the_program_teaches_nothing() {
+    let max_after_a_day = |is_alerted: bool| {
+        let mut host = sending(2 * MB);
+        host.pass(DAY - HOUR);
+        if is_alerted {
+            host.connect(from(AGENT).to([203, 0, 113, 9], 4_444));
+        }
+        for _ in 0..DAY / MINUTE {
+            host.connect(from(AGENT).named("home.example.org").sends(3 * MB));
+            host.pass(MINUTE);
+        }
+        let rows = host.detection.export(Some(AGENT));
+        rows.iter().find_map(|row| if let BaselineRow::Volume(row) = row { Some(row.windows[0].0) } else { None })
+    };
+    assert!(max_after_a_day(false) > max_after_a_day(true));
+}
+
+#[test]
+fn a_spike_that_an_analyst_calls_normal_is_normal() {
+    let mut host = sending(100_000);
+    host.connect(from(AGENT).named("home.example.org").sends(50 * MB));
+    assert_eq!(host.rules(), [RuleId::VolumeSpike]);
+    let (incident, now) = (host.alerts[0].dedup_key.clone(), host.now());
+    assert!(host.detection.close_incident(&incident, Closing::Normal, now));
+    host.pass(2 * DAY);
+    host.connect(from(AGENT).named("home.example.org").sends(60 * MB));
+    assert_eq!(host.alerts.len(), 1, "{:?}", host.rules());
 }
