@@ -7,6 +7,7 @@
 mod section;
 mod check;
 mod detect;
+mod disposition;
 mod setting;
 
 use std::{
@@ -14,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use crate::core::detect::DetectionSettings;
+use crate::core::{
+    alert::{disposition::DispositionSettings, tuning::TuningSettings},
+    detect::DetectionSettings,
+};
 
 pub use section::{Mistake, Section};
 pub use setting::{Bytes, Facility, SyslogAddress, format_duration, parse_duration};
@@ -38,6 +42,10 @@ section! {
         pub ledger: Ledger = Ledger::default(),
         /// What is learned, and what is worth an alert.
         pub detect: DetectionSettings = DetectionSettings::default(),
+        /// How verdicts on alerts count.
+        pub disposition: DispositionSettings = DispositionSettings::default(),
+        /// When verdicts propose a tuning.
+        pub tuning: TuningSettings = TuningSettings::default(),
         /// The database in the state directory.
         pub store: Store = Store::default(),
         /// Where alerts go besides the store.

@@ -27,7 +27,7 @@ use super::{
     schedule::Schedule,
     settings,
     status::Identity,
-    turn::{Parts, Turns},
+    turn::{Parts, Turns, Verdicts},
 };
 use crate::{
     api::{ApiError, Server},
@@ -184,7 +184,9 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
     let schedule =
         Schedule::new(sensor_settings.poll_interval, sensor_settings.sweep_interval, config.ledger.interval, now.boot);
     let identity = Identity { started_at: now.wall, state_dir: config.agent.state_dir.display().to_string() };
-    let mut turns = Turns::new(Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity });
+    let verdicts = Verdicts::new(config);
+    let mut turns =
+        Turns::new(Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity, verdicts });
     turns.take_running(procfs::Proc::new().running().into_iter().map(Event::Running), now);
     turns.open_ledger(now);
     Ok(turns)

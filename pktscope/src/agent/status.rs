@@ -1,11 +1,12 @@
 //! How the agent is doing, put together when somebody asks.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::atomic::Ordering, time::Duration};
 
 use super::turn::Turns;
 use crate::{
     api::{
-        BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, StatusReport, StoreReport,
+        BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, ProposalReport,
+        StatusReport, StoreReport,
     },
     core::{
         dns_analytics::DnsAnalytics,
@@ -15,6 +16,7 @@ use crate::{
     },
     enrich::Enricher,
     sensor::HookStatus,
+    store::Reader,
 };
 
 /// Rates are means over at least this long.
@@ -86,7 +88,16 @@ pub(super) fn report(turns: &mut Turns, now: Moment) -> StatusReport {
         store: store(turns),
         sinks: turns.outputs.sinks(),
         dns: Some(dns(turns.pipeline.dns())),
+        proposals: proposals(turns, now),
     }
+}
+
+/// What the verdicts propose; nothing where the database cannot be read, which `store` tells.
+fn proposals(turns: &Turns, now: Moment) -> Vec<ProposalReport> {
+    let settings = &turns.verdicts;
+    let judgement = Reader::open(Path::new(&turns.identity.state_dir))
+        .and_then(|reader| reader.judgement(&settings.dispositions, &settings.tuning, now.wall));
+    judgement.map(|judgement| judgement.proposals.iter().map(ProposalReport::from).collect()).unwrap_or_default()
 }
 
 fn hook(status: &HookStatus) -> HookReport {
@@ -152,7 +163,9 @@ fn store(turns: &Turns) -> StoreReport {
 }
 
 fn baseline(turns: &mut Turns, now: Moment) -> BaselineReport {
+    let steady = turns.pipeline.detection().steady(now);
     let baseline = turns.pipeline.detection().baseline();
+    let learning = baseline.all_programs().filter(|(id, _)| baseline.is_learning(*id, steady)).count();
     let (programs, pairs, _) = baseline.size();
     let (observed, window) = baseline.learning.progress();
     let until = baseline.learning.is_learning().then(|| text_of(now.wall.plus(window.saturating_sub(observed))));
@@ -160,9 +173,9 @@ fn baseline(turns: &mut Turns, now: Moment) -> BaselineReport {
         state: if baseline.learning.is_learning() { "learning" } else { "active" }.to_owned(),
         learning_until: until,
         programs: programs as u64,
+        programs_learning: learning as u64,
         destinations: pairs as u64,
         not_yet_seen: baseline.learning.unseen().into_iter().map(str::to_owned).collect(),
-        ..BaselineReport::default()
     }
 }
 

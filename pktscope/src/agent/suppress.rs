@@ -8,12 +8,8 @@ use super::{status::text_of, turn::Turns};
 use crate::{
     api::{DestinationWord, Suppress, SuppressionReport},
     core::{
-        alert::{
-            RuleId,
-            suppression::{DestinationClass, LONGEST, MAX_SUPPRESSIONS, Refusal, Subject, Suppression, would_hide},
-        },
+        alert::suppression::{DestinationClass, LONGEST, MAX_SUPPRESSIONS, Refusal, Subject, Suppression, would_hide},
         baseline::Steady,
-        detect::sight,
         domain::registrable,
         time::{Moment, WallTime},
     },
@@ -28,7 +24,7 @@ impl Turns {
     pub(super) fn suppress(&mut self, wanted: &Suppress, now: Moment) -> Result<Value, String> {
         let reader = Reader::open(Path::new(&self.identity.state_dir)).map_err(|fault| fault.to_string())?;
         let alert = reader.alert(wanted.alert_id).map_err(|fault| fault.to_string())?;
-        let subject = alert.as_ref().and_then(subject_of);
+        let subject = alert.as_ref().and_then(AlertRow::subject);
         let subject = subject.ok_or_else(|| format!("there is no alert {} of a known rule", wanted.alert_id))?;
         let steady = self.pipeline.detection().steady(now);
         let suppression = generalise(&subject, wanted, steady)?;
@@ -36,7 +32,7 @@ impl Turns {
         let earlier =
             reader.alerts(&Query { since: Some(since), ..Query::default() }).map_err(|fault| fault.to_string())?;
         let mut report = report(&suppression, steady);
-        let subjects: Vec<_> = earlier.iter().filter_map(|row| Some((row.id, subject_of(row)?))).collect();
+        let subjects: Vec<_> = earlier.iter().filter_map(|row| Some((row.id, row.subject()?))).collect();
         report.would_have_hidden = would_hide(&suppression, subjects.iter().map(|(id, subject)| (*id, subject)));
         report.compared_with = u64::try_from(earlier.len()).unwrap_or(u64::MAX);
         if !wanted.is_dry_run {
@@ -107,28 +103,6 @@ fn generalise(subject: &Subject, wanted: &Suppress, now: Steady) -> Result<Suppr
         note: wanted.note.as_str().into(),
         revoked: None,
         hidden: 0,
-    })
-}
-
-/// What a stored alert is about. Its dedup key is `rule|program|subject`, the program with `#pid` where one process of
-/// many was meant.
-fn subject_of(alert: &AlertRow) -> Option<Subject> {
-    let rule: RuleId = alert.rule?;
-    let rest = alert.dedup_key.strip_prefix(rule.id())?.strip_prefix('|')?;
-    let (program, _) = rest.rsplit_once('|')?;
-    let program = match program.rsplit_once('#') {
-        Some((name, pid)) if !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => program,
-    };
-    let document: Value = serde_json::from_str(&alert.document).unwrap_or_default();
-    let as_number = document["destination"]["as"]["number"].as_u64();
-    let address = alert.destination_ip.map(|addr| addr.to_string());
-    Some(Subject {
-        rule,
-        program: program.into(),
-        label: alert.domain.clone().or(address).map(Into::into),
-        as_number: as_number.and_then(|number| u32::try_from(number).ok()),
-        is_private: alert.destination_ip.is_some_and(sight::is_private),
     })
 }
 

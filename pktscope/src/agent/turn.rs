@@ -23,6 +23,7 @@ use crate::{
     clock,
     config::Config,
     core::{
+        alert::{disposition::DispositionSettings, tuning::TuningSettings},
         effect::{Effect, Ledger, Lookup},
         event::{Answer, Event, LedgerReading, ProcessFacts},
         flow::Geo,
@@ -47,6 +48,7 @@ pub(super) struct Turns {
     pub(super) schedule: Schedule,
     pub(super) rates: Rates,
     pub(super) identity: Identity,
+    pub(super) verdicts: Verdicts,
     pub(super) ledger: Option<Arc<Ledger>>,
     events: Vec<Event>,
     effects: Vec<Effect>,
@@ -62,11 +64,25 @@ pub(super) struct Parts {
     pub(super) outputs: Outputs,
     pub(super) schedule: Schedule,
     pub(super) identity: Identity,
+    pub(super) verdicts: Verdicts,
+}
+
+/// How verdicts on alerts count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Verdicts {
+    pub(super) dispositions: DispositionSettings,
+    pub(super) tuning: TuningSettings,
+}
+
+impl Verdicts {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { dispositions: config.disposition, tuning: config.tuning }
+    }
 }
 
 impl Turns {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity } = parts;
+        let Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity, verdicts } = parts;
         Self {
             sensor,
             pipeline,
@@ -77,6 +93,7 @@ impl Turns {
             schedule,
             rates: Rates::default(),
             identity,
+            verdicts,
             ledger: None,
             events: Vec::new(),
             effects: Vec::new(),
@@ -125,6 +142,7 @@ impl Turns {
     fn configure(&mut self, config: &Config) {
         self.schedule.set(config.sensor.poll_interval, config.sensor.sweep_interval, config.ledger.interval);
         self.pipeline.set_settings(settings::flow(config), settings::detection(config));
+        self.verdicts = Verdicts::new(config);
     }
 
     fn turn(&mut self, now: Moment) {

@@ -14,8 +14,8 @@ pub use error::ApiError;
 pub use protocol::{DestinationWord, Mark, Request, Response, SOCKET_NAME, Suppress, VerdictRecord};
 pub use server::{Handler, Server};
 pub use status::{
-    BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, ProgramReport, SinkReport,
-    StatusReport, StoreReport, SuppressionReport,
+    BaselineReport, DnsReport, HookReport, LedgerReport, LedgerSideReport, MemoryReport, ProgramReport, ProposalReport,
+    ProposedReport, SinkReport, StatusReport, StoreReport, SuppressionReport,
 };
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::alert::{suppression::DestinationClass, tuning::Proposal};
+
 /// Everything `status` shows. Counters are totals since the agent started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -40,6 +42,53 @@ pub struct StatusReport {
     pub sinks: Vec<SinkReport>,
     /// DNS seen on the wire.
     pub dns: Option<DnsReport>,
+    /// What rules with too many false positives propose; nothing of it is done by itself.
+    #[serde(default)]
+    pub proposals: Vec<ProposalReport>,
+}
+
+/// What a rule proposes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProposalReport {
+    /// Which rule.
+    pub rule: String,
+    /// Share of its verdicts that say false.
+    pub false_positive_ratio: f64,
+    /// Suppressions that would have hidden false positives and no confirmed alert, the most useful first; empty where
+    /// the false positives have nothing in common.
+    pub suppressions: Vec<ProposedReport>,
+}
+
+/// A suppression that would have helped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposedReport {
+    /// An alert that it would have hidden: what `pktscope alerts suppress` takes.
+    pub alert_id: u64,
+    /// The program.
+    pub program: String,
+    /// Its destination; `None` for every one.
+    pub destination: Option<String>,
+    /// False positives that it would have hidden.
+    pub hides: u64,
+}
+
+impl From<&Proposal> for ProposalReport {
+    fn from(proposal: &Proposal) -> Self {
+        let suppressions = proposal.suppressions.iter().map(|one| ProposedReport {
+            alert_id: one.alert,
+            program: one.program.to_string(),
+            destination: match &one.destination {
+                DestinationClass::Label(label) => Some(label.to_string()),
+                _ => None,
+            },
+            hides: u64::try_from(one.hides).unwrap_or(u64::MAX),
+        });
+        Self {
+            rule: proposal.rule.id().to_owned(),
+            false_positive_ratio: proposal.ratio,
+            suppressions: suppressions.collect(),
+        }
+    }
 }
 
 /// A kernel program.

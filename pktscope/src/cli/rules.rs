@@ -1,89 +1,67 @@
 //! `pktscope rules`
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::{
     output::{Format, local_clock, paper, print},
     place::Place,
-    verdicts::subject_of,
 };
 use crate::{
+    api::{ProposalReport, ProposedReport},
+    config::Config,
     core::{
         alert::{
             RuleId,
-            disposition::{DispositionSettings, Dispositions, Record, RuleSummary, Scope, Verdict},
+            disposition::{DispositionSettings, RuleSummary},
+            tuning::TuningSettings,
         },
         time::WallTime,
     },
     sink::ecs::rfc3339,
-    store::{DispositionRow, Reader},
+    store::{Judgement, Reader},
     view::{Cell, Clock, Column, Style, Table, ago, count},
 };
 
-/// Ratio above which a rule is worth tuning.
-const RATIO_TO_TUNE: f64 = 0.5;
-
 /// What is known of a rule.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct RuleLine {
     alerts: u64,
     last_alert: Option<WallTime>,
     verdicts: RuleSummary,
+    proposal: Option<ProposalReport>,
 }
 
 pub(super) fn run(place: &Place, format: Format) -> anyhow::Result<()> {
-    let reader = Reader::open(&place.config()?.agent.state_dir)?;
+    let Config { agent, disposition, tuning, .. } = place.config()?;
+    let reader = Reader::open(&agent.state_dir)?;
     let clock = local_clock();
-    let window = i64::try_from(window().as_nanos()).unwrap_or(i64::MAX);
+    let window = i64::try_from(disposition.window.as_nanos()).unwrap_or(i64::MAX);
     let since = WallTime(clock.now.0.saturating_sub(window));
-    let lines = lines(&reader.alert_counts(since)?, &reader.dispositions()?, clock.now);
-    let text = if format.json { json_lines(&lines) } else { table(&lines, &clock) };
+    let judgement = reader.judgement(&disposition, &tuning, clock.now)?;
+    let lines = lines(&reader.alert_counts(since)?, &judgement);
+    let text = match format.json {
+        true => json_lines(&lines, &disposition),
+        false => table(&lines, &clock, (&disposition, &tuning)),
+    };
     Ok(print(text.as_bytes())?)
 }
 
-/// Alerts and verdicts of this span count.
-fn window() -> Duration {
-    DispositionSettings::default().window
-}
-
 /// Every rule, also those without alerts, in the order of the rules.
-fn lines(
-    alerts: &[(String, u64, WallTime)],
-    dispositions: &[DispositionRow],
-    now: WallTime,
-) -> Vec<(RuleId, RuleLine)> {
-    let mut counted = Dispositions::new(DispositionSettings::default());
-    for record in dispositions.iter().filter_map(record) {
-        counted.apply(&record, now, |_| Vec::new());
-    }
-    let line = |verdicts: RuleSummary| {
+fn lines(alerts: &[(String, u64, WallTime)], judgement: &Judgement) -> Vec<RuleLine> {
+    let line = |verdicts: &RuleSummary| {
         let raised = alerts.iter().find(|(rule, ..)| rule == verdicts.rule.id());
-        let line = RuleLine {
+        let proposal = judgement.proposals.iter().find(|proposal| proposal.rule == verdicts.rule);
+        RuleLine {
             alerts: raised.map_or(0, |raised| raised.1),
             last_alert: raised.map(|raised| raised.2),
-            verdicts,
-        };
-        (verdicts.rule, line)
+            verdicts: *verdicts,
+            proposal: proposal.map(ProposalReport::from),
+        }
     };
-    counted.summaries(now).into_iter().map(line).collect()
+    judgement.summaries.iter().map(line).collect()
 }
 
-/// A stored verdict as it counts: by its alert, so that a changed one takes the old one's place, else by its own key.
-fn record(row: &DispositionRow) -> Option<Record> {
-    let fingerprint = row.alert_id.map_or_else(|| subject_of(&row.key).to_owned(), |id| id.to_string());
-    Some(Record {
-        rule: Some(RuleId::from_id(&row.rule)?),
-        verdict: Verdict::from_word(&row.verdict)?,
-        scope: Scope::Detection(Some(fingerprint.into())),
-        at: Some(row.at),
-        analyst: row.analyst.as_str().into(),
-        note: "".into(),
-    })
-}
-
-fn table(lines: &[(RuleId, RuleLine)], clock: &Clock) -> String {
+fn table(lines: &[RuleLine], clock: &Clock, (settings, tuning): (&DispositionSettings, &TuningSettings)) -> String {
     let mut table = Table::new(&[
         Column::text("RULE"),
         Column::number("ALERTS"),
@@ -94,13 +72,13 @@ fn table(lines: &[(RuleId, RuleLine)], clock: &Clock) -> String {
         Column::number("FALSE RATIO"),
         Column::long("MEANING"),
     ]);
-    for (rule, line) in lines {
+    for line in lines {
         let verdicts = &line.verdicts;
+        let rule: RuleId = verdicts.rule;
+        let style = if line.proposal.is_some() { Style::Bad } else { Style::Good };
         let ratio = match verdicts.false_positive_ratio {
             None => Cell::new("-").style(Style::Dim),
-            Some(ratio) => {
-                Cell::new(format!("{ratio:.2}")).style(if ratio < RATIO_TO_TUNE { Style::Good } else { Style::Bad })
-            }
+            Some(ratio) => Cell::new(format!("{ratio:.2}")).style(style),
         };
         table.add(vec![
             rule.id().into(),
@@ -114,25 +92,58 @@ fn table(lines: &[(RuleId, RuleLine)], clock: &Clock) -> String {
         ]);
     }
     let paper = paper();
-    let settings = DispositionSettings::default();
     let days = settings.window.as_secs() / 86_400;
     let note =
         format!("Alerts and verdicts of the last {days} days; a ratio needs {} verdicts.\n", settings.min_sample);
-    table.heading(paper) + &table.take_rows(paper) + "\n" + &note
+    table.heading(paper) + &table.take_rows(paper) + "\n" + &note + &proposals(lines, tuning)
 }
 
-fn json_lines(lines: &[(RuleId, RuleLine)]) -> String {
-    let line = |(rule, line): &(RuleId, RuleLine)| {
+/// What could be tuned, with the command that does it: nothing is tuned by itself.
+fn proposals(lines: &[RuleLine], tuning: &TuningSettings) -> String {
+    let noisy: Vec<_> = lines.iter().filter_map(|line| line.proposal.as_ref()).collect();
+    if noisy.is_empty() {
+        return String::new();
+    }
+    let head = format!("\nProposed, because more than {:.2} of a rule's verdicts say false:\n", tuning.ratio);
+    head + &noisy.into_iter().map(proposal_text).collect::<String>()
+}
+
+fn proposal_text(proposal: &ProposalReport) -> String {
+    let rule = &proposal.rule;
+    if proposal.suppressions.is_empty() {
+        return format!(
+            "  {rule}: its false positives have nothing in common; see its thresholds with `pktscope config show`\n"
+        );
+    }
+    proposal.suppressions.iter().map(|one| suppression_text(rule, one)).collect()
+}
+
+fn suppression_text(rule: &str, one: &ProposedReport) -> String {
+    let (class, to) = match &one.destination {
+        Some(destination) => ("same", destination.as_str()),
+        None => ("any", "every destination"),
+    };
+    let (id, program) = (one.alert_id, &one.program);
+    format!(
+        "  {rule}: `pktscope alerts suppress {id} --destination {class}` would have hidden {} false positives of {program} to {to}\n",
+        one.hides
+    )
+}
+
+fn json_lines(lines: &[RuleLine], settings: &DispositionSettings) -> String {
+    let line = |line: &RuleLine| {
+        let rule: RuleId = line.verdicts.rule;
         let value = json!({
             "rule": {"id": rule.id(), "name": rule.name()},
             "pktscope": {"rule": {
-                "window_days": window().as_secs() / 86_400,
+                "window_days": settings.window.as_secs() / 86_400,
                 "alerts": line.alerts,
                 "last_alert": line.last_alert.map(|at| rfc3339(at).as_str().to_owned()),
                 "true_positives": line.verdicts.true_positives,
                 "benign_true_positives": line.verdicts.benign_true_positives,
                 "false_positives": line.verdicts.false_positives,
                 "false_positive_ratio": line.verdicts.false_positive_ratio,
+                "proposal": line.proposal,
             }},
         });
         format!("{value}\n")
@@ -143,41 +154,49 @@ fn json_lines(lines: &[(RuleId, RuleLine)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::alert::{
+        suppression::DestinationClass,
+        tuning::{Proposal, ProposedSuppression},
+    };
 
-    const DAY: i64 = 86_400_000_000_000;
-    const NOW: WallTime = WallTime(100 * DAY);
+    const NOW: WallTime = WallTime(8_640_000_000_000_000);
 
-    fn verdict(alert_id: Option<u64>, verdict: &str, day: i64) -> DispositionRow {
-        DispositionRow {
-            key: format!("{alert_id:?}{verdict}{day}"),
-            at: WallTime(day * DAY),
-            alert_id,
-            rule: "beaconing".to_owned(),
-            verdict: verdict.to_owned(),
-            ..DispositionRow::default()
-        }
-    }
-
-    fn beaconing(dispositions: &[DispositionRow]) -> RuleLine {
-        let lines = lines(&[("beaconing".to_owned(), 9, WallTime(50))], dispositions, NOW);
-        assert_eq!(lines.len(), RuleId::ALL.len());
-        lines.into_iter().find(|(rule, _)| *rule == RuleId::Beaconing).unwrap().1
+    fn noisy() -> Vec<RuleLine> {
+        let summary = |rule| RuleSummary {
+            rule,
+            true_positives: 0,
+            false_positives: 6,
+            benign_true_positives: 0,
+            false_positive_ratio: Some(1.0),
+        };
+        let summaries: Vec<_> = RuleId::ALL.into_iter().map(summary).collect();
+        let suppression = ProposedSuppression {
+            program: "/usr/bin/backup".into(),
+            destination: DestinationClass::Label("store.example".into()),
+            hides: 4,
+            alert: 12,
+        };
+        let proposal = |rule, suppressions| Proposal { rule, ratio: 1.0, suppressions };
+        let proposals = vec![proposal(RuleId::Beaconing, vec![suppression]), proposal(RuleId::PortScan, Vec::new())];
+        lines(&[("beaconing".to_owned(), 9, WallTime(50))], &Judgement { summaries, proposals })
     }
 
     #[test]
-    fn a_changed_verdict_takes_the_old_ones_place() {
-        let verdicts =
-            beaconing(&[verdict(Some(1), "true_positive", 90), verdict(Some(1), "false_positive", 91)]).verdicts;
-        assert_eq!((verdicts.true_positives, verdicts.false_positives, verdicts.false_positive_ratio), (0, 1, None));
+    fn a_noisy_rule_says_what_would_help_and_how_to_do_it() {
+        let clock = Clock { now: NOW, zone: jiff::tz::TimeZone::UTC };
+        let settings = (&DispositionSettings::default(), &TuningSettings::default());
+        let text = table(&noisy(), &clock, settings);
+        assert!(text.contains("`pktscope alerts suppress 12 --destination same` would have hidden 4"), "{text}");
+        assert!(text.contains("port_scan: its false positives have nothing in common"), "{text}");
     }
 
     #[test]
-    fn a_ratio_needs_its_sample_and_old_verdicts_do_not_count() {
-        let mut rows: Vec<_> = (0..4).map(|id| verdict(Some(id), "false_positive", 90)).collect();
-        rows.push(verdict(Some(9), "true_positive", 60));
-        assert_eq!(beaconing(&rows).verdicts.false_positive_ratio, None);
-        rows.push(verdict(None, "benign_true_positive", 90));
-        let line = beaconing(&rows);
-        assert_eq!((line.verdicts.false_positive_ratio, line.alerts), (Some(0.8), 9));
+    fn every_rule_is_a_line_of_json_with_what_it_proposes() {
+        let text = json_lines(&noisy(), &DispositionSettings::default());
+        let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(rows.len(), RuleId::ALL.len());
+        let of = |rule: &str| rows.iter().find(|row| row["rule"]["id"] == rule).unwrap()["pktscope"]["rule"].clone();
+        assert_eq!(of("beaconing")["proposal"]["suppressions"][0]["alert_id"], 12);
+        assert_eq!((of("beaconing")["alerts"].clone(), of("bandwidth")["proposal"].clone()), (json!(9), json!(null)));
     }
 }

@@ -7,7 +7,9 @@ use super::{
     place::Place,
 };
 use crate::{
-    api::{self, DnsReport, HookReport, LedgerReport, LedgerSideReport, Request, SinkReport, StatusReport},
+    api::{
+        self, DnsReport, HookReport, LedgerReport, LedgerSideReport, ProposalReport, Request, SinkReport, StatusReport,
+    },
     view::{Cell, StatusSection, Style, bytes, count, rate, span, status_text},
 };
 
@@ -26,6 +28,7 @@ pub(super) fn sections(report: &StatusReport) -> Vec<StatusSection> {
     sections.extend(report.ledger.as_ref().map(ledger));
     sections.extend([baseline(report), store(report), sinks(&report.sinks)]);
     sections.extend(report.dns.as_ref().map(dns));
+    sections.extend((!report.proposals.is_empty()).then(|| proposals(&report.proposals)));
     sections.push(counters(report));
     sections
 }
@@ -126,7 +129,10 @@ fn baseline(report: &StatusReport) -> StatusSection {
     };
     section
         .add("state", state)
-        .add("programs", format!("{}, {} of them learned", count(baseline.programs), count(baseline.programs_learning)))
+        .add(
+            "programs",
+            format!("{}, {} of them learning", count(baseline.programs), count(baseline.programs_learning)),
+        )
         .add("destinations", count(baseline.destinations));
     if !baseline.not_yet_seen.is_empty() {
         section.add("not yet seen", baseline.not_yet_seen.join(", "));
@@ -181,6 +187,16 @@ fn dns(dns: &DnsReport) -> StatusSection {
     }
     for (domain, questions) in dns.top_domains.iter().take(DOMAINS_SHOWN) {
         section.add(format!("  {domain}"), count(*questions));
+    }
+    section
+}
+
+/// A line a rule and a line a suppression; what to do with them is in `pktscope rules`.
+fn proposals(proposals: &[ProposalReport]) -> StatusSection {
+    let mut section = StatusSection::new("Proposed tunings, see pktscope rules");
+    for proposal in proposals {
+        let ratio = format!("{:.2} of its verdicts say false", proposal.false_positive_ratio);
+        section.add(&proposal.rule, Cell::new(ratio).style(Style::Warning));
     }
     section
 }

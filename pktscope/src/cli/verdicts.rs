@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{exit::UsageError, output::print, place::Place};
 use crate::{
@@ -20,14 +21,12 @@ use crate::{
     config::Config,
     core::{alert::RuleId, time::WallTime},
     sink::ecs::rfc3339,
-    store::{Batch, DispositionRow, Query, Reader, Store, StoreOptions},
+    store::{Batch, DispositionRow, Query, Reader, Store, StoreOptions, disposition_key, is_disposition_key},
 };
 
 const VERDICTS: [&str; 3] = ["true_positive", "false_positive", "benign_true_positive"];
 const NOTE_BYTES_MAX: usize = 2048;
 const ROWS_AT_ONCE: usize = 1_000;
-/// Between the parts of a key.
-const SEPARATOR: char = '\u{1f}';
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VerdictsCommand {
@@ -226,30 +225,20 @@ fn key(line: &Line, rule: &str) -> String {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let own = line.fingerprint.as_deref().filter(|fingerprint| !fingerprint.is_empty());
     let about = match own {
-        Some(exported) if exported.contains(SEPARATOR) => return exported.to_owned(),
-        Some(fingerprint) => join(&[fingerprint, rule]),
+        Some(exported) if is_disposition_key(exported) => return exported.to_owned(),
+        Some(fingerprint) => format!("{fingerprint} {rule}"),
         None => {
             let alert = line.alert_id.map_or_else(String::new, |id| id.to_string());
-            join(&["line", rule, &alert, &text(&line.incident_id), &text(&line.analyst), &text(&line.note)])
+            json!([rule, alert, text(&line.incident_id), text(&line.analyst), text(&line.note)]).to_string()
         }
     };
-    join(&[&about, &text(&line.timestamp), &line.verdict])
-}
-
-fn join(parts: &[&str]) -> String {
-    parts.join(&SEPARATOR.to_string())
-}
-
-/// What a stored key is about: all but its time and verdict.
-pub(super) fn subject_of(key: &str) -> &str {
-    key.rsplitn(3, SEPARATOR).nth(2).unwrap_or(key)
+    disposition_key(&about, &text(&line.timestamp), &line.verdict)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::store::subject_of_key;
 
     const NOW: WallTime = WallTime(1_795_132_900_000_000_000);
 
@@ -268,7 +257,7 @@ mod tests {
         assert_eq!(one(text), one(text));
         let changed = one(&text.replace("false_", "true_"));
         assert_ne!(one(text).key, changed.key);
-        assert_eq!(subject_of(&one(text).key), subject_of(&changed.key), "it is about the same");
+        assert_eq!(subject_of_key(&one(text).key), subject_of_key(&changed.key), "it is about the same");
     }
 
     #[test]
@@ -278,7 +267,7 @@ mod tests {
             one(&text.to_string())
         };
         let (first, changed) = (line("ticket 7", "false_positive"), line("ticket 7", "true_positive"));
-        assert!(first.key != changed.key && subject_of(&first.key) == subject_of(&changed.key));
+        assert!(first.key != changed.key && subject_of_key(&first.key) == subject_of_key(&changed.key));
         assert_eq!(line(&first.key, "false_positive").key, first.key);
         assert_eq!(line("beaconing|curl|x", "false_positive").alert_id, Some(9), "an incident's newest alert");
     }

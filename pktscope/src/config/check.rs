@@ -11,6 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn ranges(config: &Config, mistakes: &mut Vec<Mistake>) {
     durations(config, mistakes);
     detection(&config.detect, mistakes);
+    super::disposition::ranges(&config.disposition, &config.tuning, mistakes);
     sizes(config, mistakes);
     if let Some(url) = &config.sink.webhook.url
         && !(url.starts_with("https://") || url.starts_with("http://"))

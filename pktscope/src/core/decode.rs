@@ -264,7 +264,7 @@ fn volume(tuple: &Tuple, ip_bytes: u64, packets: u64) -> Volume {
     let network = if is_v4 { 20 } else { 40 };
     let payload_bytes = match Transport(tuple.protocol) {
         Transport::UDP | Transport::UDPLITE | Transport::ICMP | Transport::ICMPV6 => {
-            ip_bytes.saturating_sub(packets * (network + 8))
+            ip_bytes.saturating_sub(packets.saturating_mul(network + 8))
         }
         _ => 0,
     };

@@ -126,6 +126,23 @@ impl Reader {
         self.collect("alerts", &sql, &mut clauses, alert_row)
     }
 
+    /// Alerts since a time that somebody judged, with their newest verdict, in the order they were raised.
+    ///
+    /// # Errors
+    /// A failed query.
+    pub fn marked_alerts(&self, since: WallTime) -> Result<Vec<AlertRow>, StoreError> {
+        let mut clauses = Clauses::of_table(&Query { since: Some(since), ..Query::default() }, Table::Alerts);
+        let sql = format!(
+            "SELECT a.*, v.verdict AS verdict, v.note AS note, {} FROM alerts AS a
+             JOIN dispositions AS v ON v.id = (SELECT max(id) FROM dispositions WHERE alert_id = a.id)
+             LEFT JOIN processes AS p ON p.id = a.process_id
+             {} ORDER BY a.at, a.id",
+            joined_columns(),
+            clauses.sql(),
+        );
+        self.collect("alerts", &sql, &mut clauses, alert_row)
+    }
+
     /// One alert.
     ///
     /// # Errors

@@ -28,6 +28,17 @@ impl Default for TuningSettings {
     }
 }
 
+/// An alert with its verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// Its id.
+    pub alert: u64,
+    /// What it turned out to be.
+    pub verdict: Verdict,
+    /// What it is about.
+    pub subject: Subject,
+}
+
 /// A suppression that would have helped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProposedSuppression {
@@ -37,6 +48,8 @@ pub struct ProposedSuppression {
     pub destination: DestinationClass,
     /// Marked false positives that it would have hidden.
     pub hides: usize,
+    /// The newest of them.
+    pub alert: u64,
 }
 
 /// What a rule proposes.
@@ -51,7 +64,7 @@ pub struct Proposal {
 }
 
 /// The proposals of all rules whose ratio passes the bound, in the rules' order.
-pub fn propose(summaries: &[RuleSummary], marked: &[(Verdict, Subject)], settings: &TuningSettings) -> Vec<Proposal> {
+pub fn propose(summaries: &[RuleSummary], marked: &[Marked], settings: &TuningSettings) -> Vec<Proposal> {
     let noisy = summaries.iter().filter_map(|summary| {
         let ratio = summary.false_positive_ratio.filter(|ratio| *ratio > settings.ratio)?;
         Some((summary.rule, ratio))
@@ -59,24 +72,26 @@ pub fn propose(summaries: &[RuleSummary], marked: &[(Verdict, Subject)], setting
     noisy.map(|(rule, ratio)| Proposal { rule, ratio, suppressions: suppressions(rule, marked, settings) }).collect()
 }
 
-fn suppressions(rule: RuleId, marked: &[(Verdict, Subject)], settings: &TuningSettings) -> Vec<ProposedSuppression> {
-    let of_rule = || marked.iter().filter(move |(_, subject)| subject.rule == rule);
-    let mut clusters: BTreeMap<(Arc<str>, Option<Arc<str>>), usize> = BTreeMap::new();
-    for (_, subject) in of_rule().filter(|(verdict, _)| *verdict == Verdict::FalsePositive) {
-        *clusters.entry((subject.program.clone(), subject.label.clone())).or_default() += 1;
+fn suppressions(rule: RuleId, marked: &[Marked], settings: &TuningSettings) -> Vec<ProposedSuppression> {
+    let of_rule = || marked.iter().filter(move |one| one.subject.rule == rule);
+    let mut clusters: BTreeMap<(Arc<str>, Option<Arc<str>>), (usize, u64)> = BTreeMap::new();
+    for one in of_rule().filter(|one| one.verdict == Verdict::FalsePositive) {
+        let (count, newest) = clusters.entry((one.subject.program.clone(), one.subject.label.clone())).or_default();
+        *count += 1;
+        *newest = one.alert.max(*newest);
     }
     let is_confirmed = |program: &str, label: &Option<Arc<str>>| {
-        of_rule().any(|(verdict, subject)| {
-            *verdict == Verdict::TruePositive && &*subject.program == program && subject.label == *label
+        of_rule().any(|one| {
+            one.verdict == Verdict::TruePositive && &*one.subject.program == program && one.subject.label == *label
         })
     };
-    let useful = clusters.into_iter().filter(|((program, label), count)| {
+    let useful = clusters.into_iter().filter(|((program, label), (count, _))| {
         *count >= settings.min_exemplars && !program.is_empty() && !is_confirmed(program, label)
     });
     let mut proposed: Vec<_> = useful
-        .map(|((program, label), hides)| {
+        .map(|((program, label), (hides, alert))| {
             let destination = label.map_or(DestinationClass::Any, DestinationClass::Label);
-            ProposedSuppression { program, destination, hides }
+            ProposedSuppression { program, destination, hides, alert }
         })
         .collect();
     proposed.sort_by_key(|proposal| std::cmp::Reverse(proposal.hides));
@@ -88,7 +103,7 @@ fn suppressions(rule: RuleId, marked: &[(Verdict, Subject)], settings: &TuningSe
 mod tests {
     use super::*;
 
-    fn marked(verdict: Verdict, program: &str, label: &str) -> (Verdict, Subject) {
+    fn marked(verdict: Verdict, program: &str, label: &str) -> Marked {
         let subject = Subject {
             rule: RuleId::Beaconing,
             program: program.into(),
@@ -96,7 +111,7 @@ mod tests {
             as_number: None,
             is_private: false,
         };
-        (verdict, subject)
+        Marked { alert: 7, verdict, subject }
     }
 
     fn summary(ratio: Option<f64>) -> RuleSummary {
@@ -124,6 +139,7 @@ mod tests {
             program: "/a".into(),
             destination: DestinationClass::Label("x.example".into()),
             hides: 2,
+            alert: 7,
         };
         assert_eq!(proposals[0].suppressions, [expected]);
     }

@@ -243,7 +243,14 @@ impl Baseline {
         let generations = self.by_name.get(name).map_or(0, Vec::len);
         row.key = ProgramKey { name: name.clone(), generation: u32::try_from(generations).unwrap_or(u32::MAX) };
         let predecessor = self.named(name).last().copied();
-        self.place_program(Program { row, location, predecessor, alerted_on: None, examples: Vec::new(), is_dirty: false })
+        self.place_program(Program {
+            row,
+            location,
+            predecessor,
+            alerted_on: None,
+            examples: Vec::new(),
+            is_dirty: false,
+        })
     }
 
     pub(super) fn place_program(&mut self, program: Program) -> ProgramId {

@@ -13,11 +13,7 @@ use crate::core::{
         rows::VolumeRow,
         volume::{Recent, VolumeNormal, WINDOW_MINUTES, WindowNormal},
     },
-    detect::{
-        DetectionSettings, Finding,
-        settings::VolumeSettings,
-        sight::Actor,
-    },
+    detect::{DetectionSettings, Finding, settings::VolumeSettings, sight::Actor},
 };
 
 /// How long a program that was reported is neither judged nor learned from.
