@@ -8,6 +8,7 @@ mod section;
 mod check;
 mod detect;
 mod disposition;
+mod replay;
 mod setting;
 
 use std::{
@@ -18,8 +19,10 @@ use std::{
 use crate::core::{
     alert::{disposition::DispositionSettings, tuning::TuningSettings},
     detect::DetectionSettings,
+    packet::Tunnels,
 };
 
+pub use replay::{Network, tunnels_named};
 pub use section::{Mistake, Section};
 pub use setting::{Bytes, Facility, SyslogAddress, format_duration, parse_duration};
 
@@ -52,6 +55,8 @@ section! {
         pub sink: Sink = Sink::default(),
         /// MaxMind databases.
         pub geoip: Geoip = Geoip::default(),
+        /// What is in a capture.
+        pub replay: Replay = Replay::default(),
     }
 }
 
@@ -95,6 +100,10 @@ section! {
         pub update_interval: Duration = MINUTE,
         /// A TCP connection without packets for this long is over.
         pub tcp_idle_timeout: Duration = Duration::from_secs(300),
+        /// A TCP handshake that does not get on for this long is over.
+        pub tcp_half_open_timeout: Duration = Duration::from_secs(30),
+        /// A TCP connection of a capture that is over takes late segments for this long.
+        pub tcp_closed_timeout: Duration = MINUTE,
         /// A UDP flow without packets for this long is over.
         pub udp_idle_timeout: Duration = MINUTE,
         /// A flow of another protocol without packets for this long is over.
@@ -180,6 +189,17 @@ section! {
         pub country: Option<PathBuf> = None,
         /// AS database (GeoLite2-ASN or compatible).
         pub asn: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// What is in a capture.
+    pub struct Replay {
+        /// Tunnels that are seen into: "vxlan", "gre", "ipip" or "all"; the packets inside are counted then, not those
+        /// outside.
+        pub tunnels: Tunnels = Tunnels::default(),
+        /// Networks of the hosts whose egress this is, as "192.0.2.0/24"; without any, the private and link-local ones.
+        pub local_networks: Vec<Network> = Vec::new(),
     }
 }
 

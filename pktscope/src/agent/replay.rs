@@ -56,8 +56,6 @@ pub struct ReplayOptions {
     pub state_dir: Option<PathBuf>,
     /// Where every event is written; `-` is standard output.
     pub events: Option<PathBuf>,
-    /// What is seen into.
-    pub tunnels: Tunnels,
 }
 
 /// What was read.
@@ -147,7 +145,7 @@ pub fn replay(options: &ReplayOptions, watcher: &mut dyn ReplayWatcher) -> Resul
     let total = file.metadata().map_err(failed)?.len();
     let is_capture = is_capture(&mut file).map_err(failed)?;
     let session = Session::new(options, watcher, total)?;
-    if is_capture { session.capture(file, path, options.tunnels) } else { session.recording(file) }
+    if is_capture { session.capture(file, path, options.config.replay.tunnels) } else { session.recording(file) }
 }
 
 fn is_capture(file: &mut File) -> io::Result<bool> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    config::Config,
+    config::{Config, Network},
     core::{detect::DetectionSettings, flow::FlowSettings, pipeline::PipelineSettings, process::ProcessLimits},
     enrich::geoip::GeoDatabases,
     sensor::{SensorSettings, TrafficControl},
@@ -24,10 +24,13 @@ pub(super) fn flow(config: &Config) -> FlowSettings {
     FlowSettings {
         max_flows: usize::try_from(settings.flows_max).unwrap_or(usize::MAX),
         tcp_timeout: settings.tcp_idle_timeout,
+        tcp_half_open_timeout: settings.tcp_half_open_timeout,
+        tcp_closed_timeout: settings.tcp_closed_timeout,
         udp_timeout: settings.udp_idle_timeout,
         other_timeout: settings.other_idle_timeout,
         active_timeout: (settings.active_timeout != Duration::ZERO).then_some(settings.active_timeout),
         update_interval: settings.update_interval,
+        local_networks: config.replay.local_networks.iter().map(|Network(addr, bits)| (*addr, *bits)).collect(),
         ..FlowSettings::default()
     }
 }

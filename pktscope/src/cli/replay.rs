@@ -8,14 +8,14 @@ use std::{
 };
 
 use anyhow::bail;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{place::Place, run::DetectionArguments};
 use crate::{
     agent::{self, ReplayInput, ReplayOptions, ReplayReport, ReplayWatcher},
     clock,
-    config::Config,
+    config::{self, Config},
     core::{alert::Alert, packet::Tunnels},
     sink::ecs::Exporter,
     view,
@@ -47,25 +47,30 @@ pub struct ReplayArguments {
     /// Also replay with this configuration, and print only the alerts that differ
     #[arg(long, value_name = "CONFIG", conflicts_with_all = ["events", "state_dir"])]
     compare: Option<PathBuf>,
-    /// See into these tunnels: the packets inside are counted instead of those outside
-    #[arg(long, value_name = "KIND", value_delimiter = ',')]
-    tunnels: Vec<Tunnel>,
+    /// See into these tunnels (vxlan, gre, ipip, all): the packets inside are counted instead of those outside
+    #[arg(long, value_name = "KIND,…", value_parser = parse_tunnels)]
+    tunnels: Option<Tunnels>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Tunnel {
-    Vxlan,
-    Gre,
-    Ipip,
+fn parse_tunnels(text: &str) -> Result<Tunnels, String> {
+    config::tunnels_named(text.split(','))
 }
 
 impl ReplayArguments {
     pub(super) fn run(&self, place: &Place) -> anyhow::Result<()> {
         let mut config = place.config()?;
-        self.detection.apply(&mut config);
+        self.apply(&mut config);
         match &self.compare {
             Some(other) => self.compare_with(config, other.clone(), place),
             None => self.show(config, place),
+        }
+    }
+
+    /// Lets flags win.
+    fn apply(&self, config: &mut Config) {
+        self.detection.apply(config);
+        if let Some(tunnels) = self.tunnels {
+            config.replay.tunnels = tunnels;
         }
     }
 
@@ -85,7 +90,7 @@ impl ReplayArguments {
     fn compare_with(&self, config: Config, other: PathBuf, place: &Place) -> anyhow::Result<()> {
         let other_place = Place { config: Some(other), ..place.clone() };
         let mut other_config = other_place.config()?;
-        self.detection.apply(&mut other_config);
+        self.apply(&mut other_config);
         let mut before = Collector::default();
         let report = agent::replay(&self.options(config, place), &mut before)?;
         let mut after = Collector::default();
@@ -100,11 +105,6 @@ impl ReplayArguments {
             config,
             state_dir: place.state_dir.clone(),
             events: self.events.clone(),
-            tunnels: Tunnels {
-                vxlan: self.tunnels.contains(&Tunnel::Vxlan),
-                gre: self.tunnels.contains(&Tunnel::Gre),
-                ip_in_ip: self.tunnels.contains(&Tunnel::Ipip),
-            },
         }
     }
 

@@ -29,6 +29,8 @@ fn durations(config: &Config, mistakes: &mut Vec<Mistake>) {
         ("sensor.sweep_interval", config.sensor.sweep_interval, Duration::from_millis(100)),
         ("flow.update_interval", config.flow.update_interval, Duration::from_millis(100)),
         ("flow.tcp_idle_timeout", config.flow.tcp_idle_timeout, SECOND),
+        ("flow.tcp_half_open_timeout", config.flow.tcp_half_open_timeout, SECOND),
+        ("flow.tcp_closed_timeout", config.flow.tcp_closed_timeout, SECOND),
         ("flow.udp_idle_timeout", config.flow.udp_idle_timeout, SECOND),
         ("flow.other_idle_timeout", config.flow.other_idle_timeout, SECOND),
         ("ledger.interval", config.ledger.interval, SECOND),

@@ -5,7 +5,7 @@ use std::{env, os::unix::process::CommandExt, path::PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::{detection, flow_tracker, flows, idle, kernel, overhead};
+use super::{detection, flow_tracker, flows, idle, kernel, overhead, replay};
 use crate::{
     build_ebpf::{self, Profile},
     command,
@@ -30,8 +30,10 @@ enum Figure {
     Overhead(overhead::OverheadArguments),
     /// CPU and memory of the agent with nothing to do, and with many open flows
     Idle(idle::IdleArguments),
-    /// Nanoseconds a packet and bytes a flow of the flow tracker, against flowscope 0.1.0; gigabytes a second of a replay
+    /// Nanoseconds a packet and bytes a flow of the flow tracker, against flowscope 0.1.0
     Flow,
+    /// Gigabytes and packets a second of `pktscope replay` on one core, and its memory
+    Replay(replay::ReplayArguments),
     /// Precision, recall and false alerts of each rule, on recordings with known attacks
     Detection(detection::DetectionArguments),
     /// Hold connections open until standard input closes; a part of `idle`
@@ -51,6 +53,9 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         return detection::measure(&agent()?, &suite, arguments);
     }
     let agent = agent()?;
+    if let Figure::Replay(arguments) = &arguments.figure {
+        return replay::measure(&agent, arguments);
+    }
     if !root::is_root() {
         return become_root(&agent);
     }
@@ -58,7 +63,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         Figure::Kernel(arguments) => kernel::measure(&agent, arguments),
         Figure::Overhead(arguments) => overhead::measure(&agent, arguments),
         Figure::Idle(arguments) => idle::measure(&agent, arguments),
-        Figure::HoldFlows(_) | Figure::Flow | Figure::Detection(_) => Ok(()),
+        Figure::HoldFlows(_) | Figure::Flow | Figure::Replay(_) | Figure::Detection(_) => Ok(()),
     }
 }
 

@@ -16,5 +16,6 @@ mod load;
 mod netns;
 mod overhead;
 mod quantile;
+mod replay;
 
 pub use arguments::{BenchArguments, run};
