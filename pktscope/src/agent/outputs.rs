@@ -26,6 +26,11 @@ impl Outputs {
         Self { exporter, store, events, alerts, line: Vec::new() }
     }
 
+    /// Whether anything is stored.
+    pub(super) fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// Hands effects and changed state out; an alert is stored with the state that came with it.
     pub(super) fn tell(&mut self, effects: &[Effect], state: Vec<StateRow>, now: Moment) {
         if effects.is_empty() && state.is_empty() {

@@ -247,20 +247,8 @@ impl<'a> Session<'a> {
     }
 
     fn hand_out(&mut self) {
-        let mut told = Vec::new();
-        while !self.effects.is_empty() {
-            for effect in std::mem::take(&mut self.effects) {
-                match effect {
-                    Effect::Lookup(Lookup::Geo(addr)) => {
-                        let geo = self.geo.lookup(addr).unwrap_or_default();
-                        self.pipeline.step(Event::Answer(Answer::Geo(addr, geo)), self.now, &mut self.effects);
-                    }
-                    Effect::Lookup(Lookup::Process(_)) => {}
-                    effect => told.push(effect),
-                }
-            }
-        }
-        for effect in &told {
+        self.look_up();
+        for effect in &self.effects {
             match effect {
                 Effect::Alert(alert) => {
                     self.alerts += 1;
@@ -270,14 +258,38 @@ impl<'a> Session<'a> {
                 _ => {}
             }
         }
-        self.outputs.tell(&told, Vec::new(), self.now);
+        self.outputs.tell(&self.effects, Vec::new(), self.now);
+        self.effects.clear();
+    }
+
+    /// Answers every look-up among the effects, and those that follow from the answers; what is left is to be told.
+    fn look_up(&mut self) {
+        while self.effects.iter().any(|effect| matches!(effect, Effect::Lookup(_))) {
+            let mut told = Vec::with_capacity(self.effects.len());
+            for effect in std::mem::take(&mut self.effects) {
+                match effect {
+                    Effect::Lookup(Lookup::Geo(addr)) => {
+                        let geo = self.geo.lookup(addr).unwrap_or_default();
+                        self.pipeline.step(Event::Answer(Answer::Geo(addr, geo)), self.now, &mut told);
+                    }
+                    Effect::Lookup(Lookup::Process(_)) => {}
+                    effect => told.push(effect),
+                }
+            }
+            self.effects = told;
+        }
     }
 
     fn finish(mut self, input: ReplayInput, bytes: u64, fault: Option<String>) -> Result<ReplayReport, ReplayError> {
+        while self.pipeline.finish_some_captured(self.now, &mut self.effects) {
+            self.hand_out();
+        }
         self.pipeline.finish(self.now, &mut self.effects);
         self.hand_out();
-        let state = restore::changes(&mut self.pipeline);
-        self.outputs.tell(&[], state, self.now);
+        if self.outputs.has_store() {
+            let state = restore::changes(&mut self.pipeline);
+            self.outputs.tell(&[], state, self.now);
+        }
         self.outputs.flush();
         self.outputs.close()?;
         Ok(ReplayReport { input, bytes, flows: self.flows, alerts: self.alerts, fault })

@@ -35,8 +35,8 @@ use super::{
 
 use complete::Completion;
 pub use complete::CompletionCounters;
-use packets::Captured;
 pub use packets::PacketBatch;
+use packets::{CaptureNotes, Captured};
 pub use settings::PipelineSettings;
 
 /// What a tracker keeps for the pipeline with each flow.
@@ -48,10 +48,6 @@ pub struct FlowNotes {
     domain: Option<Arc<Domain>>,
     /// Whether its start has been told.
     is_told: bool,
-    /// Captured packets looked at for a server name.
-    inspected: u8,
-    /// The captured flow these notes are of, once a packet was looked at.
-    captured_flow: FlowId,
 }
 
 /// A change on its way from a tracker.
@@ -98,7 +94,7 @@ pub struct PipelineCounters {
 pub struct Pipeline {
     settings: PipelineSettings,
     sockets: SocketTracker<FlowNotes>,
-    packets: Tracker<FlowNotes>,
+    packets: Tracker<CaptureNotes>,
     processes: ProcessTable,
     dissector: FlowDissector,
     completion: Completion,
@@ -184,7 +180,7 @@ impl Pipeline {
     pub fn finish(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         self.sockets.finish(now.boot, EndReason::ForcedEnd, &mut self.changes);
         self.complete_changes(now, effects);
-        self.finish_captured(now, effects);
+        while self.finish_some_captured(now, effects) {}
         let held = self.completion.hold.release_all();
         self.complete_all(held, now, effects);
         let alerts = self.detection.finish(now);

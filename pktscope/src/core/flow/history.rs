@@ -37,9 +37,9 @@ pub(super) enum Letter {
 }
 
 impl Letter {
-    fn upper(code: u8) -> Option<char> {
+    fn upper(code: u8) -> Option<u8> {
         // In the order of the discriminants; Zeek: base/protocols/conn/main.zeek, `history`.
-        code.checked_sub(1).and_then(|index| "SHADFRGTWQI^".chars().nth(usize::from(index)))
+        code.checked_sub(1).and_then(|index| b"SHADFRGTWQI^".get(usize::from(index)).copied())
     }
 }
 
@@ -77,8 +77,12 @@ impl History {
     /// The letters, with those of the spill.
     pub(super) fn text(self, spill: Option<&Spill>) -> Arc<str> {
         let inline = (0..self.length()).map(|at| (self.0 >> (LETTER_BITS * at as u32)) as u8 & 0x1f);
-        let rest = spill.into_iter().flat_map(|spill| spill.0.iter().copied());
-        inline.chain(rest).filter_map(shown).collect::<String>().into()
+        let Some(spill) = spill else {
+            let mut letters = [0; INLINE_LETTERS];
+            let shown = letters.iter_mut().zip(inline.filter_map(shown)).map(|(letter, shown)| *letter = shown).count();
+            return std::str::from_utf8(&letters[..shown]).unwrap_or_default().into();
+        };
+        inline.chain(spill.0.iter().copied()).filter_map(shown).map(char::from).collect::<String>().into()
     }
 }
 
@@ -96,7 +100,7 @@ fn code(letter: Letter, side: usize) -> u8 {
     letter as u8 | if side == 0 { 0 } else { SIDE_BIT }
 }
 
-fn shown(code: u8) -> Option<char> {
+fn shown(code: u8) -> Option<u8> {
     let upper = Letter::upper(code & !SIDE_BIT)?;
     Some(if code & SIDE_BIT == 0 { upper } else { upper.to_ascii_lowercase() })
 }

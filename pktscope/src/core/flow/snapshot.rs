@@ -106,6 +106,21 @@ pub enum Side {
     Destination,
 }
 
+/// A captured packet, as a part of its flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowPacket<'a> {
+    /// Its flow.
+    pub flow: FlowId,
+    /// Its place in the flow, from 1; both sides are counted together.
+    pub number: u64,
+    /// Who sent it.
+    pub side: Side,
+    /// When.
+    pub at: BootTime,
+    /// The packet.
+    pub packet: &'a Packet<'a>,
+}
+
 /// Receives what a tracker finds out, in order: a flow's start, its packets' payloads and TCP's steps, updates, its end.
 ///
 /// `user` is the flow's own state of the caller, made by `Default` when it starts and dropped after its end.
@@ -114,7 +129,7 @@ pub trait Observer<U> {
     fn change(&mut self, action: FlowAction, at: BootTime, flow: FlowSnapshot, user: &mut U);
 
     /// A captured packet with payload.
-    fn payload(&mut self, _flow: FlowId, _side: Side, _packet: &Packet<'_>, _at: BootTime, _user: &mut U) {}
+    fn payload(&mut self, _packet: &FlowPacket<'_>) {}
 
     /// A TCP connection was established, half-closed, closed or reset.
     fn tcp(&mut self, _flow: FlowId, _event: TcpEvent, _at: BootTime, _user: &mut U) {}

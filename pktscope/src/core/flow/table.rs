@@ -1,4 +1,5 @@
-//! Where flows live: 160 bytes each in one slab, and where to find them: 12 bytes each in an index.
+//! Where flows live: 160 bytes each in one slab, and where to find them: 12 bytes each in an index. The caller's own
+//! state of a flow lies apart, so that it costs nothing where it is the default.
 //!
 //! A slab, because the wheels' lists need places that do not move. What every packet touches comes first in an entry:
 //! 128 of its bytes.
@@ -6,6 +7,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
+use hashbrown::HashMap;
 
 use super::{
     End, FlowKey, Volume,
@@ -41,6 +43,8 @@ pub(super) mod bits {
     pub(crate) const LIVE: u8 = 0x08;
     /// The message that began it was ICMP, its type and code are kept.
     pub(crate) const HAS_ICMP: u8 = 0x10;
+    /// The caller's state of it is not the default.
+    pub(crate) const HAS_USER: u8 = 0x20;
     /// Where the class is.
     pub(crate) const CLASS_SHIFT: u32 = 6;
 }
@@ -48,7 +52,7 @@ pub(super) mod bits {
 /// A flow. Index 0 of each pair is the initiator.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct Entry<U> {
+pub(super) struct Entry {
     pub(super) addrs: [[u64; 2]; 2],
     pub(super) ports: [u16; 2],
     pub(super) transport: u8,
@@ -65,12 +69,11 @@ pub(super) struct Entry<U> {
     pub(super) history: History,
     pub(super) started_at: u64,
     pub(super) id: u64,
-    pub(super) user: U,
 }
 
-const _: () = assert!(size_of::<Entry<()>>() == 160);
+const _: () = assert!(size_of::<Entry>() == 160);
 
-impl<U: Default> Default for Entry<U> {
+impl Default for Entry {
     fn default() -> Self {
         Self {
             addrs: Default::default(),
@@ -88,12 +91,11 @@ impl<U: Default> Default for Entry<U> {
             started_at: 0,
             id: 0,
             losses: None,
-            user: U::default(),
         }
     }
 }
 
-impl<U> Entry<U> {
+impl Entry {
     #[inline]
     pub(super) fn is(&self, key: &FlowKey) -> bool {
         self.addrs == key.addrs
@@ -139,11 +141,20 @@ impl<U> Entry<U> {
         }
     }
 
+    fn packets_of(&self, side: usize) -> u64 {
+        u64::from(self.tcp.packets_high >> (4 * side) & 0x0f) << 32 | u64::from(self.packets[side])
+    }
+
+    /// Packets both ways.
+    #[inline]
+    pub(super) fn packets(&self) -> u64 {
+        self.packets_of(0) + self.packets_of(1)
+    }
+
     pub(super) fn volume(&self, side: usize) -> Volume {
-        let high = u64::from(self.tcp.packets_high >> (4 * side) & 0x0f);
         Volume {
             ip_bytes: self.ip_bytes[side],
-            packets: high << 32 | u64::from(self.packets[side]),
+            packets: self.packets_of(side),
             payload_bytes: self.payload_bytes[side],
         }
     }
@@ -188,7 +199,9 @@ const MOST_RESERVED: usize = 1 << 22;
 /// The slab and its index.
 #[derive(Debug)]
 pub(super) struct Table<U> {
-    entries: Vec<Entry<U>>,
+    entries: Vec<Entry>,
+    /// By place, where it is not the default.
+    users: HashMap<u32, U, RandomState>,
     index: Index,
     hasher: RandomState,
     /// First free entry; the rest by `links.next`.
@@ -213,14 +226,16 @@ fn hash_of(hasher: &RandomState, key: &FlowKey) -> u64 {
     state.finish()
 }
 
-impl<U: Default> Table<U> {
+impl<U: Default + PartialEq> Table<U> {
     /// An empty table for `max_flows`. Their room is reserved at once: memory is used only as flows come, and none has
     /// to move.
     pub(super) fn new(seed: u64, max_flows: usize) -> Self {
+        let hasher = RandomState::with_seeds(seed, seed.rotate_left(17), !seed, seed.rotate_left(41));
         Self {
             entries: Vec::with_capacity(max_flows.min(MOST_RESERVED)),
+            users: HashMap::with_hasher(hasher.clone()),
             index: Index::new(max_flows),
-            hasher: RandomState::with_seeds(seed, seed.rotate_left(17), !seed, seed.rotate_left(41)),
+            hasher,
             free: NONE,
             len: 0,
         }
@@ -240,12 +255,12 @@ impl<U: Default> Table<U> {
     }
 
     #[inline]
-    pub(super) fn entry(&self, index: u32) -> &Entry<U> {
+    pub(super) fn entry(&self, index: u32) -> &Entry {
         &self.entries[index as usize]
     }
 
     #[inline]
-    pub(super) fn entry_mut(&mut self, index: u32) -> &mut Entry<U> {
+    pub(super) fn entry_mut(&mut self, index: u32) -> &mut Entry {
         &mut self.entries[index as usize]
     }
 
@@ -276,6 +291,23 @@ impl<U: Default> Table<U> {
         }
     }
 
+    /// Takes out the caller's state of an entry.
+    pub(super) fn take_user(&mut self, index: u32) -> U {
+        if !self.entry(index).has(bits::HAS_USER) {
+            return U::default();
+        }
+        self.entry_mut(index).set(bits::HAS_USER, false);
+        self.users.remove(&index).unwrap_or_default()
+    }
+
+    /// Puts it back.
+    pub(super) fn put_user(&mut self, index: u32, user: U) {
+        if user != U::default() {
+            self.entry_mut(index).set(bits::HAS_USER, true);
+            self.users.insert(index, user);
+        }
+    }
+
     /// Adds a flow that is not there yet.
     pub(super) fn insert(&mut self, hash: u64, key: &FlowKey) -> u32 {
         let index = self.allocate();
@@ -300,6 +332,7 @@ impl<U: Default> Table<U> {
     pub(super) fn remove(&mut self, index: u32) {
         let hash = self.hash(&self.entries[index as usize].key());
         self.index.remove(hash, index);
+        self.take_user(index);
         self.entries[index as usize] = Entry::default();
         self.links(index).next = self.free;
         self.free = index;

@@ -8,8 +8,8 @@
 //! may fill at most 7/8 of the table; beyond that the least recently seen of 16 sampled gives way to the next.
 
 use super::{
-    End, EndReason, FlowAction, FlowId, FlowKey, FlowSettings, FlowSnapshot, FlowStatistics, Observer, Ownership, Side,
-    TcpEvent, Transport,
+    End, EndReason, FlowAction, FlowId, FlowKey, FlowPacket, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
+    Ownership, Side, TcpEvent, Transport,
     clock::Clock,
     expiry::{NONE, Wheel},
     table::{Class, Entry, Table, bits},
@@ -30,7 +30,7 @@ use timeouts::Timeouts;
 /// Packets looked up together, so that their cache misses overlap.
 pub const BATCH: usize = 16;
 
-/// Flows of a capture; `U` is the caller's own state of each.
+/// Flows of a capture; `U` is the caller's own state of each, which takes no room while it is the default.
 #[derive(Debug)]
 pub struct Tracker<U = ()> {
     settings: FlowSettings,
@@ -46,6 +46,8 @@ pub struct Tracker<U = ()> {
     statistics: FlowStatistics,
     /// Flows whose slot came.
     looks: u64,
+    /// The place where the next end of all flows goes on.
+    finished: u32,
 }
 
 /// Where a packet went.
@@ -54,7 +56,7 @@ struct Place {
     is_new: bool,
 }
 
-impl<U: Default> Tracker<U> {
+impl<U: Default + PartialEq> Tracker<U> {
     /// A tracker whose first flow gets the number `first_id`.
     pub fn new(settings: FlowSettings, first_id: FlowId) -> Self {
         Self {
@@ -67,6 +69,7 @@ impl<U: Default> Tracker<U> {
             random: settings.hash_seed | 1,
             statistics: FlowStatistics::default(),
             looks: 0,
+            finished: 0,
             settings,
         }
     }
@@ -92,10 +95,22 @@ impl<U: Default> Tracker<U> {
         FlowStatistics { packets_back_in_time, clock_steps, ..self.statistics }
     }
 
-    /// The caller's state of a flow.
-    pub fn user_mut(&mut self, key: &FlowKey) -> Option<&mut U> {
+    /// The flow that a packet with this key belongs to.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
         let index = self.table.find(self.table.hash(key), key)?;
-        Some(&mut self.table.entry_mut(index).user)
+        Some(FlowId(self.table.entry(index).id))
+    }
+
+    /// Changes the caller's state of a flow; `None` where the key is another flow's by now, or none's.
+    pub fn with_user<T>(&mut self, key: &FlowKey, flow: FlowId, change: impl FnOnce(&mut U) -> T) -> Option<T> {
+        let index = self.table.find(self.table.hash(key), key)?;
+        if self.table.entry(index).id != flow.0 {
+            return None;
+        }
+        let mut user = self.table.take_user(index);
+        let changed = change(&mut user);
+        self.table.put_user(index, user);
+        Some(changed)
     }
 
     /// Changes bounds and time-outs; flows beyond a smaller bound end for lack of room.
@@ -144,16 +159,26 @@ impl<U: Default> Tracker<U> {
 
     /// Ends every flow.
     pub fn finish(&mut self, reason: EndReason, observer: &mut impl Observer<U>) {
+        while self.finish_some(usize::MAX, reason, observer) {}
+    }
+
+    /// Ends up to `most` flows; whether there are more.
+    pub fn finish_some(&mut self, most: usize, reason: EndReason, observer: &mut impl Observer<U>) -> bool {
         let now = self.clock.now();
-        for index in 0..self.table.slots() as u32 {
+        let mut left = most;
+        while 0 < left && 0 < self.table.len() {
+            let index = self.finished;
+            self.finished = if index as usize + 1 < self.table.slots() { index + 1 } else { 0 };
             if self.table.entry(index).has(bits::LIVE) {
                 let reason = match self.table.entry(index).class() {
                     Class::Closed => self.closed_reason(index),
                     _ => reason,
                 };
                 self.end(index, now, reason, observer);
+                left -= 1;
             }
         }
+        !self.is_empty()
     }
 
     fn expire(&mut self, now: u64, observer: &mut impl Observer<U>) {
@@ -337,18 +362,26 @@ impl<U: Default> Tracker<U> {
         };
         if !packet.payload.is_empty() {
             let side = if side == 0 { Side::Source } else { Side::Destination };
-            observer.payload(FlowId(entry.id), side, packet, offset.shown(now), &mut entry.user);
+            let (flow, number) = (FlowId(entry.id), entry.packets());
+            observer.payload(&FlowPacket { flow, number, side, at: offset.shown(now), packet });
         }
         let class = class_of(entry);
         if let Some(event) = event {
-            match event {
-                TcpEvent::ResetDisregarded => self.statistics.resets_disregarded += 1,
-                event => observer.tcp(FlowId(entry.id), event, offset.shown(now), &mut entry.user),
-            }
+            self.tell(index, event, offset.shown(now), observer);
         }
         if class != self.table.entry(index).class() {
             self.reclass(index, class, now, observer);
         }
+    }
+
+    fn tell(&mut self, index: u32, event: TcpEvent, at: BootTime, observer: &mut impl Observer<U>) {
+        if event == TcpEvent::ResetDisregarded {
+            self.statistics.resets_disregarded += 1;
+            return;
+        }
+        let mut user = self.table.take_user(index);
+        observer.tcp(FlowId(self.table.entry(index).id), event, at, &mut user);
+        self.table.put_user(index, user);
     }
 
     /// Ends a flow that has been open for the active time-out; the next packet begins its continuation.
@@ -392,6 +425,7 @@ impl<U: Default> Tracker<U> {
         observer: &mut impl Observer<U>,
     ) {
         let offset = self.clock.offset();
+        let mut user = self.table.take_user(index);
         let entry = self.table.entry_mut(index);
         entry.set(bits::CHANGED, false);
         let (source, destination) = (entry.source_end(), entry.source_end().other());
@@ -413,13 +447,14 @@ impl<U: Default> Tracker<U> {
             ownership: Ownership::Capture,
             tcp: (key.transport() == Transport::TCP).then(|| entry.connection(at).summary(has_payload)),
         };
-        observer.change(action, offset.shown(at), snapshot, &mut entry.user);
+        observer.change(action, offset.shown(at), snapshot, &mut user);
+        self.table.put_user(index, user);
     }
 }
 
 /// Where a flow belongs after a packet.
 #[inline]
-fn class_of<U>(entry: &Entry<U>) -> Class {
+fn class_of(entry: &Entry) -> Class {
     let has_both = entry.ip_bytes[0] != 0 && entry.ip_bytes[1] != 0;
     if Transport(entry.transport) == Transport::TCP && entry.ends != [tcp::EndState::Inactive; 2] {
         if tcp::is_closed(entry.ends) {

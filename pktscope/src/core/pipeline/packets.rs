@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
-use super::{Change, FlowNotes, Pipeline};
+use super::{Change, Pipeline};
 use crate::core::{
     effect::Effect,
     event::{Event, FlowRef, Payload, ServerName},
-    flow::{Direction, FlowAction, FlowId, FlowKey, FlowSnapshot, Observer, Side, Transport},
+    flow::{Direction, EndReason, FlowAction, FlowId, FlowKey, FlowPacket, FlowSnapshot, Observer, Side, Transport},
     packet::{Detail, Packet},
     time::{BootTime, Moment},
 };
 
-/// Packets with payload of one flow that are looked at for a server name: a post-quantum hello spans several.
-const MAX_INSPECTED: u8 = 16;
-/// Ports of DNS, mDNS and LLMNR.
-const DNS_PORTS: [u16; 3] = [53, 5353, 5355];
+/// The packets of a flow among which a client's are looked at for a server name: a handshake, then a post-quantum hello
+/// in segments of 536 bytes with their acknowledgements, take fewer.
+const MAX_INSPECTED: u64 = 24;
+
+/// Flows of a capture ended in one step: their changes, about 2 KiB each while they are told, stay below 8 MiB.
+const FINISHED_AT_ONCE: usize = 4096;
+
+/// What the packet tracker keeps for the pipeline with each flow: the server name found in its first bytes.
+pub(super) type CaptureNotes = Option<Arc<ServerName>>;
 
 /// Packets of a capture, in its order.
 pub type PacketBatch<'a> = [(BootTime, Packet<'a>)];
@@ -31,24 +36,23 @@ pub(super) struct Captured {
 struct Inspected {
     flow: FlowId,
     payload: Payload,
-    /// Whether the flow is new: an earlier one between the same ends has nothing to do with it.
-    is_first: bool,
 }
 
-impl Observer<FlowNotes> for Captured {
-    fn change(&mut self, action: FlowAction, at: BootTime, snapshot: FlowSnapshot, notes: &mut FlowNotes) {
-        self.changes.push(Change::new(action, at, snapshot, notes));
+impl Observer<CaptureNotes> for Captured {
+    fn change(&mut self, action: FlowAction, at: BootTime, snapshot: FlowSnapshot, server_name: &mut CaptureNotes) {
+        self.changes.push(Change { action, at, snapshot, server_name: server_name.clone(), domain: None });
     }
 
-    fn payload(&mut self, flow: FlowId, _side: Side, packet: &Packet<'_>, at: BootTime, notes: &mut FlowNotes) {
-        let is_dns = DNS_PORTS.iter().any(|port| packet.has_port(*port));
-        if !is_dns && MAX_INSPECTED <= notes.inspected {
-            return;
+    fn payload(&mut self, of: &FlowPacket<'_>) {
+        if (of.number <= MAX_INSPECTED && of.side == Side::Source) || is_dns(of.packet) {
+            self.payloads.push(Inspected { flow: of.flow, payload: payload_of(of) });
         }
-        notes.captured_flow = flow;
-        self.payloads.push(Inspected { flow, payload: payload_of(packet, at), is_first: notes.inspected == 0 });
-        notes.inspected = notes.inspected.saturating_add(1);
     }
+}
+
+/// Whether either port is DNS's, mDNS's or LLMNR's.
+fn is_dns(packet: &Packet<'_>) -> bool {
+    packet.has_port(53) || packet.has_port(5353) || packet.has_port(5355)
 }
 
 impl Pipeline {
@@ -70,14 +74,15 @@ impl Pipeline {
     }
 
     fn inspect(&mut self, inspected: &Inspected, now: Moment, effects: &mut Vec<Effect>) {
-        if inspected.is_first {
-            self.dissector.forget(&inspected.payload.flow);
-        }
         let mut found = std::mem::take(&mut self.dissected);
         self.dissector.observe(&inspected.payload, &mut found);
         for event in found.drain(..) {
             match event {
                 Event::ServerName(name) => self.note_captured_name(inspected.flow, &Arc::new(name)),
+                Event::Dns(mut message) => {
+                    message.flow.cookie = NO_SOCKET;
+                    self.on_dns(message, now, effects);
+                }
                 event => self.step(event, now, effects),
             }
         }
@@ -89,21 +94,27 @@ impl Pipeline {
     fn note_captured_name(&mut self, flow: FlowId, name: &Arc<ServerName>) {
         let FlowRef { transport, source, destination, .. } = name.flow;
         let (key, _) = FlowKey::of_endpoints(transport, source, destination);
-        let notes = self.packets.user_mut(&key).filter(|notes| notes.captured_flow == flow);
-        notes.into_iter().for_each(|notes| notes.server_name = Some(name.clone()));
+        self.packets.with_user(&key, flow, |known| *known = Some(name.clone()));
         for change in self.captured.changes.iter_mut().filter(|change| change.snapshot.id == flow) {
             change.server_name = Some(name.clone());
         }
     }
 
-    /// Ends every flow of the capture.
-    pub(super) fn finish_captured(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        self.packets.finish(crate::core::flow::EndReason::ForcedEnd, &mut self.captured);
+    /// Ends some of a capture's flows; whether there are more. To be called before [`Self::finish`] where all at once
+    /// would take too much memory.
+    pub fn finish_some_captured(&mut self, now: Moment, effects: &mut Vec<Effect>) -> bool {
+        let has_more = self.packets.finish_some(FINISHED_AT_ONCE, EndReason::ForcedEnd, &mut self.captured);
         self.complete_captured(now, effects);
+        has_more
     }
 }
 
-fn payload_of(packet: &Packet<'_>, at: BootTime) -> Payload {
+/// The cookie of a capture's messages once they are read.
+const NO_SOCKET: u64 = 0;
+
+/// For the dissector the flow's number stands for its socket, so that it takes no two flows between the same ends for one.
+fn payload_of(of: &FlowPacket<'_>) -> Payload {
+    let packet = of.packet;
     let sequence = match &packet.detail {
         Detail::Tcp(tcp) if packet.transport() == Transport::TCP => Some(tcp.sequence),
         _ => None,
@@ -111,14 +122,14 @@ fn payload_of(packet: &Packet<'_>, at: BootTime) -> Payload {
     let captured = u32::try_from(packet.payload.len()).unwrap_or(u32::MAX);
     Payload {
         flow: FlowRef {
-            cookie: 0,
+            cookie: of.flow.0,
             transport: packet.transport(),
             source: packet.source(),
             destination: packet.destination(),
         },
         direction: Direction::Egress,
         user: None,
-        at,
+        at: of.at,
         sequence,
         bytes: packet.payload.into(),
         missing_bytes: packet.payload_bytes.saturating_sub(captured),

@@ -9,7 +9,7 @@ use crate::core::{
 /// Flows looked at for one eviction.
 const SAMPLES: usize = 16;
 
-impl<U: Default> Tracker<U> {
+impl<U: Default + PartialEq> Tracker<U> {
     /// Ends the flow that is worth least.
     pub(super) fn evict_any(&mut self, observer: &mut impl Observer<U>) {
         match self.unconfirmed.first() {

@@ -37,7 +37,7 @@ impl Timeouts {
     }
 
     #[inline]
-    pub(super) fn idle<U>(&self, entry: &Entry<U>) -> u64 {
+    pub(super) fn idle(&self, entry: &Entry) -> u64 {
         match (entry.class(), Transport(entry.transport)) {
             (Class::HalfOpen, _) => self.half_open,
             (Class::Closed, _) => self.closed,
@@ -48,7 +48,7 @@ impl Timeouts {
     }
 
     #[inline]
-    pub(super) fn deadline<U>(&self, entry: &Entry<U>) -> u64 {
+    pub(super) fn deadline(&self, entry: &Entry) -> u64 {
         entry.last_seen.saturating_add(self.idle(entry))
     }
 }

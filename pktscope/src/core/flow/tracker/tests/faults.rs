@@ -76,7 +76,7 @@ fn a_syn_flood_evicts_no_established_flow() {
     }
     assert_eq!((tracker.len(), tracker.statistics().evicted_confirmed), (1000, 0));
     for port in 0..500 {
-        assert!(tracker.user_mut(&from(EXCHANGE[0], 10_000 + port).key).is_some());
+        assert!(tracker.find(&from(EXCHANGE[0], 10_000 + port).key).is_some());
     }
 }
 
