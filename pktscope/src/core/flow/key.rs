@@ -130,6 +130,17 @@ pub(crate) fn icmp_ports(transport: u8, kind: u8, code: u8, identifier: u16) -> 
     [0x100 | u16::from(question), tail]
 }
 
+/// The type of the question that an ICMP answer answers; `None` of what is no answer. Pairs as in [`icmp_ports`].
+pub(crate) fn icmp_question(transport: u8, kind: u8) -> Option<u8> {
+    Some(match (transport, kind) {
+        (1, 0) => 8,
+        (1, 14 | 16 | 18) => kind - 1,
+        (1, 9) => 10,
+        (58, 129 | 134 | 136) => kind - 1,
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

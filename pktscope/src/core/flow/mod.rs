@@ -15,9 +15,9 @@ mod tcp;
 mod tracker;
 
 pub use key::{End, FlowKey};
-pub(crate) use key::{has_ports, icmp_ports, v4_words, v6_words};
+pub(crate) use key::{has_ports, icmp_ports, icmp_question, v4_words, v6_words};
 pub use settings::{FlowSettings, FlowStatistics};
-pub use snapshot::{FlowSnapshot, Observer, Ownership, Side, SocketOwner};
+pub use snapshot::{FlowPacket, FlowSnapshot, Observer, Ownership, Side, SocketOwner};
 pub use sockets::{Counted, SocketTracker};
 pub use tcp::TcpEvent;
 pub use tracker::{BATCH, Tracker};

@@ -106,8 +106,11 @@ pub struct FlowStatistics {
     pub packets_back_in_time: u64,
     /// Times the clock stepped back.
     pub clock_steps: u64,
-    /// Packets to a TIME-WAIT socket inferred from its answers.
+    /// Packets that pass no hook, inferred from the kernel's answers: to a TIME-WAIT socket, and echo requests.
     pub packets_inferred: u64,
+    /// Packets of closed connections that came after their flows had been told as ended: counted for their owners, in no
+    /// flow.
+    pub packets_late: u64,
     /// Socket reports that gave less than an earlier one: the kernel's totals began anew.
     pub counters_restarted: u64,
     /// Socket reports not taken for lack of room; their totals come with the socket's last report.

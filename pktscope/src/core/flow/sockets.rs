@@ -5,6 +5,9 @@
 //! that the kernel counts in different places are one flow, in whatever order they come: the accepted socket's own
 //! (primary), its handshake counted by the listener (peer), and what the kernel sends in its name after the socket is
 //! gone (kernel). A part outlives its flow while the kernel keeps it, so that nothing is counted twice.
+//!
+//! What the kernel sends in the name of a connection whose end was told already goes to no flow any more: it is the
+//! closed connection's, counted for its owner, and begins none.
 
 use std::collections::BTreeSet;
 
@@ -21,13 +24,13 @@ use crate::core::{
     time::BootTime,
 };
 
+mod ghosts;
 mod live;
 mod parts;
 
-use live::{LiveFlow, Phase, Tuple, add, grown, is_time_wait_answer, key_of, owner_of};
+use ghosts::Ghosts;
+use live::{LiveFlow, Phase, add, answered, grown, has_grown, is_echo, is_time_wait_answer, key_of, owner_of};
 
-/// How long the kernel may send in the name of a closed TCP socket (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
-const TIME_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 /// Parts held for each flow that may be held: a connection has three at most.
 const PARTS_PER_FLOW: usize = 4;
 
@@ -79,23 +82,14 @@ pub struct Counted {
     pub ownership: Option<Ownership>,
 }
 
-/// A closed connection whose tuple the kernel may still send for.
-#[derive(Clone, Copy, Debug)]
-struct Ghost {
-    ended_at: BootTime,
-    ownership: Ownership,
-    opening: Opening,
-}
-
 /// Flows of the live host; `U` is the caller's own state of each.
 #[derive(Debug)]
 pub struct SocketTracker<U = ()> {
     settings: FlowSettings,
     flows: std::collections::BTreeMap<FlowId, LiveFlow<U>>,
     parts: HashMap<PartKey, Part, RandomState>,
-    tuples: HashMap<Tuple, FlowId, RandomState>,
-    ghosts: HashMap<Tuple, Ghost, RandomState>,
-    ghost_order: std::collections::VecDeque<(BootTime, Tuple)>,
+    tuples: HashMap<live::Tuple, FlowId, RandomState>,
+    ghosts: Ghosts,
     agenda: BTreeSet<(BootTime, FlowId)>,
     /// Eviction order: flows that one side has sent on first, then by last packet.
     ages: BTreeSet<(bool, BootTime, FlowId)>,
@@ -115,8 +109,7 @@ impl<U: Default> SocketTracker<U> {
             flows: Default::default(),
             parts: HashMap::with_hasher(state.clone()),
             tuples: HashMap::with_hasher(state.clone()),
-            ghosts: HashMap::with_hasher(state),
-            ghost_order: Default::default(),
+            ghosts: Ghosts::new(state),
             agenda: BTreeSet::new(),
             ages: BTreeSet::new(),
             sweep: 0,
@@ -188,18 +181,24 @@ impl<U: Default> SocketTracker<U> {
             return Counted::default();
         }
         let (sent, received, segment_header_bytes) = self.growth(&part_key, report);
-        let has_grown = sent.packets > 0 || received.packets > 0 || sent.ip_bytes > 0 || received.ip_bytes > 0;
+        let has_grown = has_grown(&sent, &received);
+        let growth = |inferred: Volume| Growth {
+            wire_bytes: [sent.ip_bytes, received.ip_bytes + inferred.ip_bytes],
+            segment_header_bytes,
+        };
         let Some(id) = self.flow_of(&part_key, report, has_grown, observer) else {
+            let absorbed = self.absorb(&part_key, report, [&sent, &received]);
             if report.is_closed {
                 self.parts.remove(&part_key);
             }
-            return Counted::default();
+            return absorbed.map_or_else(Counted::default, |(ownership, inferred)| Counted {
+                growth: growth(inferred),
+                ownership: Some(ownership),
+            });
         };
         let inferred = self.apply(id, report, has_grown, &sent, &received);
-        let counted = Counted {
-            growth: Growth { wire_bytes: [sent.ip_bytes, received.ip_bytes + inferred.ip_bytes], segment_header_bytes },
-            ownership: self.flows.get(&id).map(|live| live.ownership),
-        };
+        let ownership = self.flows.get(&id).map(|live| live.ownership);
+        let counted = Counted { growth: growth(inferred), ownership };
         if report.is_closed {
             self.parts.remove(&part_key);
             self.close(id, report);
@@ -208,7 +207,7 @@ impl<U: Default> SocketTracker<U> {
         counted
     }
 
-    /// The flow that a part's growth goes to; `None` where its flow is over and nothing is new.
+    /// The flow that a part's growth goes to; `None` where its flow is over and nothing is new, or its connection is.
     fn flow_of(
         &mut self,
         part_key: &PartKey,
@@ -227,6 +226,7 @@ impl<U: Default> SocketTracker<U> {
                     live.into_iter().for_each(|live| live.started_at = live.started_at.min(report.started_at));
                     id
                 }
+                None if self.is_of_ghost(part_key, report) => return None,
                 None => self.begin(part_key, report, observer),
             },
         };
@@ -261,9 +261,7 @@ impl<U: Default> SocketTracker<U> {
         self.next_id += 1;
         self.statistics.started += 1;
         let tuple = (report.netns, part_key.key);
-        let ghost = self.ghosts.get(&tuple).filter(|_| report.scope == SocketScope::Kernel).copied();
-        let ownership = ghost.map_or_else(|| owner_of(report), |ghost| ghost.ownership);
-        let opening = ghost.map_or(report.opening, |ghost| ghost.opening);
+        let (opening, icmp) = answered(report);
         // A restarted part's flow begins with what is new of it.
         let is_first = self.parts.get(part_key).is_none_or(|part| part.flow.is_none());
         let started_at = if is_first { report.started_at.min(report.at) } else { report.at };
@@ -272,13 +270,13 @@ impl<U: Default> SocketTracker<U> {
             transport: report.transport,
             local: report.local,
             remote: report.remote,
-            icmp: report.icmp,
+            icmp,
             opening,
             sent: Volume::default(),
             received: Volume::default(),
             started_at,
             last_seen: started_at,
-            ownership,
+            ownership: owner_of(report),
             tcp: SocketTcp::default(),
             has_primary: false,
             phase: Phase::Open,
@@ -315,8 +313,9 @@ impl<U: Default> SocketTracker<U> {
             live.last_seen = live.last_seen.max(report.at);
             live.is_changed = true;
         }
-        if report.scope == SocketScope::Kernel && is_time_wait_answer(live, report) {
-            // The FIN that a TIME-WAIT socket's ACK answers passes no hook; it is as large as its answer.
+        if report.scope == SocketScope::Kernel && (is_time_wait_answer(live, report) || is_echo(report)) {
+            // The FIN that a TIME-WAIT socket's ACK answers passes no hook; it is as large as its answer. So is an echo's
+            // question (RFC 792, RFC 4443: its data is returned).
             inferred = *sent;
             add(&mut live.received, &inferred);
             self.statistics.packets_inferred += inferred.packets;
@@ -415,15 +414,7 @@ impl<U: Default> SocketTracker<U> {
             }
             self.look(id, self.now, observer);
         }
-        while let Some(&(ended_at, tuple)) = self.ghost_order.front() {
-            if self.now < ended_at.plus(TIME_WAIT) && self.ghost_order.len() <= self.settings.max_flows {
-                break;
-            }
-            self.ghost_order.pop_front();
-            if self.ghosts.get(&tuple).is_some_and(|ghost| ghost.ended_at == ended_at) {
-                self.ghosts.remove(&tuple);
-            }
-        }
+        self.ghosts.forget_old(self.now, self.settings.max_flows);
     }
 
     /// Every socket has been reported: ends the flows of those that were not.
@@ -476,9 +467,7 @@ impl<U: Default> SocketTracker<U> {
             self.tuples.remove(&live.tuple);
         }
         if live.transport == Transport::TCP && live.has_primary {
-            let ghost = Ghost { ended_at: at, ownership: live.ownership, opening: live.opening };
-            self.ghosts.insert(live.tuple, ghost);
-            self.ghost_order.push_back((at, live.tuple));
+            self.ghosts.keep(&live, at);
         }
     }
 

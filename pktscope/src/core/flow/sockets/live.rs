@@ -4,7 +4,7 @@ use crate::core::{
     event::{Opening, SocketReport, SocketScope},
     flow::{
         Direction, EndReason, Endpoint, FlowId, FlowKey, FlowSettings, FlowSnapshot, Ownership, SocketOwner, Transport,
-        Volume, icmp_ports,
+        Volume, icmp_ports, icmp_question,
         socket_tcp::{self, SocketTcp},
     },
     time::BootTime,
@@ -109,6 +109,10 @@ pub(super) fn grown(now: &Volume, before: &Volume) -> Option<Volume> {
     })
 }
 
+pub(super) fn has_grown(sent: &Volume, received: &Volume) -> bool {
+    [sent, received].into_iter().any(|more| more.packets > 0 || more.ip_bytes > 0)
+}
+
 pub(super) fn add(total: &mut Volume, more: &Volume) {
     total.ip_bytes += more.ip_bytes;
     total.packets += more.packets;
@@ -135,6 +139,26 @@ pub(super) fn key_of(report: &SocketReport) -> FlowKey {
         key.ports = icmp_ports(report.transport.0, kind, code, 0);
     }
     key
+}
+
+/// Who opened a report's flow, and its first ICMP message. Of its own accord the kernel opens no TCP connection: what it
+/// sends without a socket answers a segment (RFC 9293, 3.10.7.1); so do ICMP's answers, whose questions pass no hook.
+pub(super) fn answered(report: &SocketReport) -> (Opening, Option<(u8, u8)>) {
+    if report.scope != SocketScope::Kernel || report.remote.addr.is_multicast() {
+        return (report.opening, report.icmp);
+    }
+    let question = report.icmp.and_then(|(kind, _)| icmp_question(report.transport.0, kind));
+    match (question, report.transport) {
+        (Some(question), _) => (Opening::Passive, Some((question, 0))),
+        (None, Transport::TCP) => (Opening::Passive, None),
+        (None, _) => (report.opening, report.icmp),
+    }
+}
+
+/// Whether a kernel's packets are answers to echo requests.
+pub(super) fn is_echo(report: &SocketReport) -> bool {
+    const ECHO_REPLIES: [(Transport, u8); 2] = [(Transport::ICMP, 0), (Transport::ICMPV6, 129)];
+    report.icmp.is_some_and(|(kind, _)| ECHO_REPLIES.contains(&(report.transport, kind)))
 }
 
 /// Whether a kernel's packets answer the FIN of a connection that this host closed first and in order.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::core::{
-    flow::{Direction, Endpoint, FlowSettings},
+    flow::{Direction, Endpoint, FlowSettings, icmp_question},
     packet::{Detail, Packet, TcpHeader},
 };
 
@@ -22,8 +22,7 @@ pub(super) fn is_from_responder(packet: &Packet<'_>) -> bool {
     match packet.detail {
         Detail::Tcp(header) if header.has(TcpHeader::SYN) => header.has(TcpHeader::ACK),
         Detail::Icmp(kind, _) => {
-            let v4 = packet.key.transport == 1;
-            matches!((v4, kind), (true, 0 | 14 | 16 | 18) | (false, 129))
+            icmp_question(packet.key.transport, kind).is_some() && !is_group(packet.destination().addr)
         }
         _ => {
             let destination = packet.destination();
