@@ -2,10 +2,11 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
 use crate::standing::{AGENT, pair};
@@ -100,8 +101,34 @@ fn an_upgraded_and_a_changed_package_s_program_are_told_apart() {
     expect_package(&send(&pair, &server), "2.0", false);
 }
 
+/// Sends a datagram and tells its process id; stays until its input ends where it is told to.
+const BEACON: &str = "#!/usr/bin/env python3
+import os, socket, sys
+socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', (sys.argv[1], int(sys.argv[2])))
+print(os.getpid(), flush=True)
+if sys.argv[3] == 'stay':
+    sys.stdin.read()
+";
+
+/// Runs the script by a relative path from its own folder.
+fn beacon(pair: &Pair, folder: &Path, to: SocketAddr, how: &str) -> Child {
+    let mut run = pair.near.namespace.command("./beacon");
+    run.current_dir(folder).args([to.ip().to_string(), to.port().to_string(), how.to_owned()]);
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// The script's process id, and the first of its flow's events that tells the script's hash or why there is none.
+fn expect_script(child: &mut Child) -> Event {
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let pid: u32 = line.trim().parse().unwrap();
+    AGENT.expect(pktscope_tests::flow::DEADLINE, "the script's flow", |event| {
+        let script = event.get("pktscope.process.script");
+        event.pid() == pid && script.is_some_and(|script| script.get("sha256").or(script.get("hash_error")).is_some())
+    })
+}
+
 #[test]
-#[ignore = "a relative path stays relative where the process ends before its folder can be looked up"]
 fn a_script_behind_a_first_line_is_seen_with_its_hash() {
     skip_if!(missing_privilege());
     skip_if!(missing_program("python3"));
@@ -109,18 +136,26 @@ fn a_script_behind_a_first_line_is_seen_with_its_hash() {
     let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
     let folder = TempDir::new().unwrap();
     let script = folder.path().join("beacon");
-    let code = "#!/usr/bin/env python3\nimport os, socket, sys\n\
-                socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', (sys.argv[1], int(sys.argv[2])))\nprint(os.getpid())\n";
-    fs::write(&script, code).unwrap();
+    fs::write(&script, BEACON).unwrap();
     fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    let mut run = pair.near.namespace.command("./beacon");
-    run.current_dir(folder.path()).args([server.addr.ip().to_string(), server.addr.port().to_string()]);
-    let pid = output_of(&mut run).trim().to_owned();
-    let end = AGENT.expect(pktscope_tests::flow::DEADLINE, "the script's flow", |event| {
-        event.is_flow_end() && event.pid().to_string() == pid
-    });
-    assert!(end.text("process.executable").contains("python3"), "{end}");
-    assert_eq!(end.text("pktscope.process.script.path"), script.to_str().unwrap(), "{end}");
     let hash = output_of(Command::new("sha256sum").arg(&script));
-    assert_eq!(Some(end.text("pktscope.process.script.sha256")), hash.split(' ').next(), "{end}");
+    let hash = hash.split(' ').next();
+    let mut staying = beacon(&pair, folder.path(), server.addr, "stay");
+    let told = expect_script(&mut staying);
+    drop(staying.stdin.take());
+    assert!(staying.wait().unwrap().success());
+    assert!(told.text("process.executable").contains("python3"), "{told}");
+    assert_eq!(told.text("pktscope.process.script.path"), script.to_str().unwrap(), "{told}");
+    assert_eq!(Some(told.text("pktscope.process.script.sha256")), hash, "{told}");
+    // One that has ended may have taken its folder with it: then that is said, and no other path is made up.
+    let mut ending = beacon(&pair, folder.path(), server.addr, "end");
+    let told = expect_script(&mut ending);
+    assert!(ending.wait().unwrap().success());
+    match told.text("pktscope.process.script.path") {
+        "./beacon" => assert!(told.text("pktscope.process.script.hash_error").contains("process"), "{told}"),
+        path => {
+            assert_eq!(path, script.to_str().unwrap(), "{told}");
+            assert_eq!(Some(told.text("pktscope.process.script.sha256")), hash, "{told}");
+        }
+    }
 }

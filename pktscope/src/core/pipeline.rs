@@ -21,7 +21,7 @@ use super::{
     dissect::flows::FlowDissector,
     dns_analytics::DnsAnalytics,
     effect::Effect,
-    event::{Answer, DnsMessage, Event, Payload, ServerName, SocketReport, SocketScope},
+    event::{Answer, DnsMessage, Event, FlowRef, Payload, ServerName, SocketReport, SocketScope},
     flow::{
         Domain, EndReason, FlowAction, FlowChange, FlowId, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
         Ownership, SocketTracker, Tracker,
@@ -237,6 +237,9 @@ impl Pipeline {
         if report.scope == SocketScope::NotIp {
             return self.ledger.grow_frames(report);
         }
+        if report.is_closed {
+            self.dissector.forget(&flow_ref(report));
+        }
         let counted = self.sockets.report(report, &mut self.changes);
         if let Some(ownership) = counted.ownership.filter(|_| self.is_in_ledger(report)) {
             self.ledger.grow(report.interface, ledger_class(&ownership), &counted.growth);
@@ -359,6 +362,12 @@ impl Pipeline {
         let alerts = self.detection.step(input, now);
         effects.extend(alerts.into_iter().map(|alert| Effect::Alert(Arc::new(alert))));
     }
+}
+
+/// A socket's flow, as its payloads name it.
+fn flow_ref(report: &SocketReport) -> FlowRef {
+    let SocketReport { cookie, transport, local, remote, .. } = *report;
+    FlowRef { cookie, transport, source: local, destination: remote }
 }
 
 fn ledger_class(ownership: &Ownership) -> LedgerClass {

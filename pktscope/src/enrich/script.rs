@@ -58,7 +58,7 @@ fn open(path: &str, around: &Surroundings<'_>) -> FoundScript {
     }
 }
 
-/// Opens a path as the process would, or as its parent would where it has ended.
+/// Opens a path as the process would; an absolute one as its parent would where it has ended.
 fn open_as_the_process(path: &str, around: &Surroundings<'_>) -> io::Result<OpenFile> {
     if let Some(number) = descriptor_of(path) {
         let ended = || io::Error::other("an open file of a process that has ended");
@@ -71,14 +71,9 @@ fn open_as_the_process(path: &str, around: &Surroundings<'_>) -> io::Result<Open
             _ => OpenFile::open_in_root(around.host_root, path),
         };
     }
-    let mut failure = io::Error::other("the working directory went with the process");
-    for process in [around.own, around.parent].into_iter().flatten() {
-        match open_in_working_directory(path, process) {
-            Ok(file) => return Ok(file),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
+    // Another process's folder may hold another script of that name.
+    let ended = || io::Error::other("the process ended before its working directory could be read");
+    open_in_working_directory(path, around.own.ok_or_else(ended)?)
 }
 
 /// Opens a relative path; links in it that lead to the root end at the process's own root, where its folder's path can
