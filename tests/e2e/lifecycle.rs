@@ -183,6 +183,15 @@ fn without_root_the_refusal_says_what_to_do() {
 }
 
 #[test]
+fn in_a_pid_namespace_of_its_own_the_refusal_says_what_to_do() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_program("unshare"));
+    let (code, said) = run_without("unshare --pid --fork --mount-proc");
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("pid namespace"), "{said}");
+}
+
+#[test]
 fn without_btf_the_refusal_says_so() {
     skip_if!(missing_privilege());
     skip_if!(missing_program("unshare"));

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::HookReport,
-    sensor::{Sensor, SensorSettings, TrafficControl, missing_capabilities},
+    sensor::{Sensor, SensorSettings, TrafficControl, is_in_initial_pid_namespace, missing_capabilities},
     view::{Cell, StatusSection, Style, bytes, status_text},
 };
 
@@ -69,7 +69,14 @@ fn machine() -> Vec<Fact> {
     let btf = if has_btf { BTF_PATH } else { "missing: the kernel needs CONFIG_DEBUG_INFO_BTF=y" };
     let mut facts = vec![Fact::new("kernel", true, release.trim()), Fact::new("type information", has_btf, btf)];
     facts.push(privileges(&missing_capabilities()));
+    facts.push(pid_namespace(is_in_initial_pid_namespace()));
     facts
+}
+
+fn pid_namespace(is_initial: bool) -> Fact {
+    let text =
+        if is_initial { "the host's" } else { "not the host's; start it there, with --pid=host or hostPID: true" };
+    Fact::new("pid namespace", is_initial, text)
 }
 
 fn privileges(missing: &[&str]) -> Fact {

@@ -13,6 +13,11 @@ pub enum SensorError {
     /// Not privileged.
     #[error("no privilege to load kernel programs; run as root, or give CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
     Privilege,
+    /// The kernel names processes by other pids than this process sees.
+    #[error(
+        "the agent runs in a pid namespace of its own, where it would see wrong pids; start it on the host, with `--pid=host`, or with `hostPID: true`"
+    )]
+    PidNamespace,
     /// No BTF.
     #[error("the kernel has no type information at {path}; it needs a kernel built with CONFIG_DEBUG_INFO_BTF=y")]
     NoBtf {

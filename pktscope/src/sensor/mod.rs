@@ -24,7 +24,7 @@ mod sys;
 
 pub use error::SensorError;
 pub use hooks::{Hook, HookStatus};
-pub use privilege::missing_capabilities;
+pub use privilege::{is_in_initial_pid_namespace, missing_capabilities};
 pub use session::{Sensor, SensorSettings, SweepKind, TrafficControl};
 pub use statistics::ProgramStatistics;
 

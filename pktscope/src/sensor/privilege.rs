@@ -1,4 +1,4 @@
-//! What the process may do, by its effective capabilities.
+//! What the process may do and see: its effective capabilities, its pid namespace.
 
 /// What loading and attaching needs, with the numbers of include/uapi/linux/capability.h.
 const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_NET_ADMIN", 12)];
@@ -13,6 +13,14 @@ pub fn missing_capabilities() -> Vec<&'static str> {
 fn missing_from(effective: u64) -> Vec<&'static str> {
     let has = |number: u32| effective & (1 << number) != 0;
     NEEDED.iter().filter(|(_, number)| !has(*number) && !has(SYS_ADMIN)).map(|(name, _)| *name).collect()
+}
+
+/// The link of the initial pid namespace: its inode number is fixed (include/linux/proc_ns.h, `PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether the pids that this process sees are the kernel's own; where nothing tells, they are taken for such.
+pub fn is_in_initial_pid_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").map_or(true, |link| link.as_os_str() == INITIAL_PID_NAMESPACE)
 }
 
 /// The `CapEff` line of proc_pid_status(5); 0 where it cannot be read.

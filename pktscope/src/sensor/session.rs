@@ -26,7 +26,7 @@ use super::{
     load::{self, KernelFacts},
     mtu::Mtus,
     peers::Peers,
-    privilege::missing_capabilities,
+    privilege::{is_in_initial_pid_namespace, missing_capabilities},
     ring::{self, RingCounts},
     statistics::{self, ProgramStatistics},
     sys,
@@ -123,6 +123,9 @@ impl Sensor {
     pub fn check(settings: &SensorSettings) -> Result<(), SensorError> {
         if !missing_capabilities().is_empty() {
             return Err(SensorError::Privilege);
+        }
+        if !is_in_initial_pid_namespace() {
+            return Err(SensorError::PidNamespace);
         }
         KernelFacts::read(settings)?;
         open_cgroup(settings.cgroup.as_deref()).map(drop)

@@ -19,7 +19,7 @@ use super::{
     socket_tcp::SocketTcp,
 };
 use crate::core::{
-    event::{FlowRef, Opening, SocketReport, SocketScope},
+    event::{FlowRef, SocketReport, SocketScope},
     ledger::Growth,
     time::BootTime,
 };
