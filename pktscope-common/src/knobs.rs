@@ -92,6 +92,8 @@ pub mod features {
     pub const PAYLOAD: u64 = 1 << 3;
     /// `bpf_get_netns_cookie` in `cgroup_skb` programs.
     pub const SKB_NETNS: u64 = 1 << 4;
+    /// Tracing programs cannot reach a socket's state: below 5.11.
+    pub const NO_TRACING_STORAGE: u64 = 1 << 5;
 }
 
 /// Slots of the `SETTINGS` array, which the agent may change while the programs run.

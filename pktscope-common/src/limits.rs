@@ -23,5 +23,7 @@ pub const PEER_ENTRIES: u32 = 65_536;
 pub const OVERFLOW_ENTRIES: u32 = 4_096;
 /// Number of interfaces of the agent's network namespace at which packets are counted.
 pub const DEVICE_ENTRIES: u32 = 1_024;
+/// Number of sockets whose last sender is remembered where that is not kept with the socket.
+pub const SENDER_ENTRIES: u32 = 16_384;
 /// Number of interfaces whose MTU is known.
 pub const INTERFACE_ENTRIES: u32 = 1_024;

@@ -213,6 +213,8 @@ pub mod flags {
     pub const FRAMES: u32 = 1 << 21;
     /// With [`FRAMES`]: they hold no IP packet, and the tuple is zero.
     pub const NOT_IP: u32 = 1 << 22;
+    /// A TCP connection older than the agent that no process holds any more, where its end is not told otherwise.
+    pub const RELEASED: u32 = 1 << 23;
 }
 
 /// Values of [`SocketState::method`]: how the user is known.
@@ -233,6 +235,8 @@ pub mod method {
     pub const RECEIVE: u8 = 6;
     /// It bound the socket.
     pub const BIND: u8 = 7;
+    /// It was seen accepting the socket.
+    pub const ACCEPTED: u8 = 8;
 }
 
 const _: () = assert!(size_of::<Stamp>() == 24);

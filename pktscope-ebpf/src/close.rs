@@ -7,12 +7,12 @@ use aya_ebpf::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock,
     },
-    helpers::generated::bpf_skc_to_tcp_sock,
+    helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
     programs::SockOpsContext,
 };
 use pktscope_common::{
     counters::Counter,
-    knobs::{Field, settings},
+    knobs::{Field, features, settings},
     record::{RecordKind, SocketRecord},
     state::{SocketState, flags},
 };
@@ -22,13 +22,13 @@ use crate::{
     header::{context, protocol},
     kernel::{self, Kernel},
     maps::{SETTINGS, SOCKETS},
-    peer,
+    peer, socket,
 };
 
 /// `SOCK_DONE` of include/net/sock.h: the other side's FIN was received (net/ipv4/tcp_input.c, `tcp_fin`).
 const SOCK_DONE: u64 = 1 << 1;
 
-/// What only a tracing program can read of a TCP socket.
+/// What only the kernel's own structure tells of a TCP socket.
 #[derive(Clone, Copy, Default)]
 struct TcpDetail {
     payload_sent_bytes: u64,
@@ -40,14 +40,36 @@ struct TcpDetail {
     state: u8,
 }
 
-/// A socket that is not TCP is released by its last holder.
+/// A socket is released by its last holder: the end of one that is not TCP.
 #[inline(always)]
 pub fn released(sock: *mut bpf_sock) {
-    if context!(sock, protocol) == u32::from(protocol::TCP) {
+    let is_tcp = context!(sock, protocol) == u32::from(protocol::TCP);
+    if is_tcp && !kernel::has_feature(features::NO_TRACING_STORAGE) {
         return;
     }
-    if let Some(state) = unsafe { SOCKETS.get(sock.cast(), 0).as_mut() } {
+    let Some(state) = (unsafe { SOCKETS.get(sock.cast(), 0).as_mut() }) else { return };
+    if is_tcp {
+        released_old(state);
+    } else {
         end(state, TcpDetail::default());
+    }
+}
+
+/// A TCP connection older than the agent, whose end nothing tells of (see [`tcp_changed`]): from now on each of its few
+/// last packets is reported.
+#[inline(always)]
+fn released_old(state: &mut SocketState) {
+    if state.flags & (flags::OLD | flags::REGISTERED) == flags::OLD | flags::REGISTERED {
+        state.flags = state.flags & !flags::FAST_TCP | flags::RELEASED;
+        told(state, TcpDetail::default());
+    }
+}
+
+/// Reports what was not reported yet of an open socket.
+#[inline(always)]
+fn told(state: &mut SocketState, tcp: TcpDetail) {
+    if report(RecordKind::SocketOpen, Counter::EndRingFull, state, tcp) {
+        state.reported_packets = packets(state);
     }
 }
 
@@ -75,11 +97,19 @@ fn may_linger(bits: u32) -> bool {
 /// `TCP_CLOSE` of include/net/tcp_states.h.
 const TCP_CLOSE: u32 = 7;
 
+/// `TCP_ESTABLISHED`, `TCP_SYN_RECV` and `TCP_CLOSE_WAIT` of include/net/tcp_states.h.
+const TCP_ESTABLISHED: u32 = 1;
+const TCP_SYN_RECV: u32 = 3;
+const TCP_CLOSE_WAIT: u32 = 8;
+
 /// A TCP socket connects, is accepted, or changes its state: asks to be told of changes, and reports the last.
 #[inline(always)]
 pub fn tcp_changed(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            // An accepted socket gets its cookie, which who sends is remembered by.
+            // SAFETY: the helper takes the context.
+            unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
             // Where the socket is no full one there is no end to tell of.
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
@@ -88,17 +118,37 @@ pub fn tcp_changed(ctx: &SockOpsContext) {
     }
 }
 
+/// A TCP socket is closed (net/ipv4/tcp.c, `tcp_set_state`, before the state changes).
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
     let sk = context!(ctx.ops, __bindgen_anon_2.sk);
     if sk.is_null() {
         return;
     }
-    if let Some(state) = unsafe { SOCKETS.get(sk.cast(), 0).as_mut() } {
-        let retransmitted = context!(ctx.ops, total_retrans);
-        let srtt_us = context!(ctx.ops, srtt_us) >> 3;
-        let flags = if srtt_us != 0 { flags::ESTABLISHED } else { 0 };
-        end(state, TcpDetail { retransmitted, srtt_us, flags, state: TCP_CLOSE as u8, ..TcpDetail::default() });
+    let Some(state) = (unsafe { SOCKETS.get(sk.cast(), 0).as_mut() }) else { return };
+    if state.flags & flags::REGISTERED == 0 {
+        return;
+    }
+    let tcp = tcp_detail(sk.cast());
+    // Only a reset ends an open connection without an error of the socket, and it is still to be sent
+    // (net/ipv4/tcp.c, `__tcp_close`, `tcp_disconnect`): its packet reports the end.
+    if tcp.error == 0 && matches!(ctx.arg(0), TCP_ESTABLISHED | TCP_SYN_RECV | TCP_CLOSE_WAIT) {
+        state.flags = state.flags & !flags::FAST_TCP | flags::RESET_SENT | tcp.flags;
+        return;
+    }
+    if may_linger(state.flags | tcp.flags) && tcp.error == 0 && peer::expect_lingering(state) {
+        state.flags |= flags::LINGERS;
+    }
+    end(state, tcp);
+}
+
+/// A packet was counted of a socket that may be closed already: then it was the reset that is the socket's end.
+#[inline(always)]
+pub fn counted_late(sk: *mut bpf_sock, state: &mut SocketState) {
+    if state.flags & flags::RELEASED != 0 {
+        told(state, tcp_detail(sk.cast()));
+    } else if state.flags & flags::RESET_SENT != 0 && context!(sk, state) == TCP_CLOSE {
+        end(state, tcp_detail(sk.cast()));
     }
 }
 
@@ -179,7 +229,7 @@ fn is_full_sweep() -> bool {
     SETTINGS.get(settings::FULL_SWEEP).copied().unwrap_or(0) != 0
 }
 
-/// Reads a TCP socket; zeros for any other.
+/// Reads a TCP socket, which begins with its `sock` (include/linux/tcp.h); zeros for any other.
 #[inline(always)]
 fn tcp_detail(sk: *mut c_void) -> TcpDetail {
     // SAFETY: the helper takes any socket and gives null where it is not TCP.
@@ -187,11 +237,10 @@ fn tcp_detail(sk: *mut c_void) -> TcpDetail {
     if tcp.is_null() {
         return TcpDetail::default();
     }
-    let sk = sk as Kernel;
     let sent: u64 = kernel::read(tcp, Field::TcpBytesSent);
     let again: u64 = kernel::read(tcp, Field::TcpBytesRetransmitted);
     let received: u64 = kernel::read(tcp, Field::TcpBytesReceived);
-    let has_fin = kernel::read::<u64>(sk, Field::SockFlags) & SOCK_DONE != 0;
+    let has_fin = kernel::read::<u64>(tcp, Field::SockFlags) & SOCK_DONE != 0;
     let is_established = kernel::read::<u32>(tcp, Field::TcpRcvNxt) != 0;
     TcpDetail {
         payload_sent_bytes: sent.wrapping_sub(again),
@@ -201,13 +250,14 @@ fn tcp_detail(sk: *mut c_void) -> TcpDetail {
         // Eighths (include/linux/tcp.h).
         srtt_us: kernel::read::<u32>(tcp, Field::TcpSrtt) >> 3,
         flags: if has_fin { flags::FIN_RECEIVED } else { 0 } | if is_established { flags::ESTABLISHED } else { 0 },
-        error: kernel::read::<u32>(sk, Field::SockErr) as u16,
-        state: kernel::read(sk, Field::SockState),
+        error: kernel::read::<u32>(tcp, Field::SockErr) as u16,
+        state: kernel::read(tcp, Field::SockState),
     }
 }
 
 #[inline(always)]
-fn report(kind: RecordKind, loss: Counter, state: &SocketState, tcp: TcpDetail) -> bool {
+fn report(kind: RecordKind, loss: Counter, state: &mut SocketState, tcp: TcpDetail) -> bool {
+    socket::recall_sender(state);
     emit::record::<SocketRecord>(loss, |slot| fill(slot, kind, state, tcp))
 }
 

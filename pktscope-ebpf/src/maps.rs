@@ -4,15 +4,15 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
-    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     helpers::generated::bpf_sk_storage_get,
     macros::btf_map,
 };
 use pktscope_common::{
     counters::COUNTER_SLOTS,
     knobs::settings,
-    limits::{DEVICE_ENTRIES, INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES, RING_BYTES},
-    state::{Counts, DeviceState, PeerKey, PeerState, SocketState},
+    limits::{DEVICE_ENTRIES, INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES, RING_BYTES, SENDER_ENTRIES},
+    state::{Counts, DeviceState, PeerKey, PeerState, SocketState, Stamp},
 };
 
 /// `BPF_F_NO_PREALLOC`: entries are allocated when they are needed.
@@ -63,6 +63,11 @@ pub static NEW_PEERS: ClonedStorage<PeerKey> = ClonedStorage::new();
 /// Totals of peers that `PEERS` had no room for, by socket cookie. Written by packets, read by the agent.
 #[btf_map]
 pub static OVERFLOW: HashMap<u64, Counts, { OVERFLOW_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+
+/// The last sender on a socket, by its cookie, where tracing programs cannot reach its state. Written by who sends, read
+/// when the socket is reported.
+#[btf_map]
+pub static SENDERS: LruHashMap<u64, Stamp, { SENDER_ENTRIES as usize }> = LruHashMap::new();
 
 /// MTU by network namespace cookie (upper half: its low 32 bits) and interface (lower half). Written by the agent.
 #[btf_map]

@@ -18,7 +18,7 @@ use pktscope_common::{
 };
 
 use crate::{
-    emit,
+    close, emit,
     header::{self, Layout, Received, Sent, Way, context, protocol},
     inspect, kernel,
     maps::{MTUS, SOCKETS},
@@ -335,9 +335,9 @@ fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState)
     let Some(layout) = header::parse::<W>(skb, 0, &mut key.tuple) else {
         return unparsed(skb);
     };
-    let state = if state.is_null() { new_state(sk, &key.tuple) } else { state };
+    let known = if state.is_null() { new_state(sk, &key.tuple) } else { state };
     // SAFETY: a socket's state, which the verifier knows.
-    let state = unsafe { state.as_mut() };
+    let state = unsafe { known.as_mut() };
     key.netns = state.as_ref().map_or(0, |state| state.netns);
     let size = size::<W>(skb, layout, key.tuple.protocol, key.netns);
     let place = match state {
@@ -352,6 +352,12 @@ fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState)
         inspect::look::<W>(skb, &key.tuple, &place, layout);
     }
     add::<W>(place.counts, size);
+    // SAFETY: as above.
+    if kernel::has_feature(features::NO_TRACING_STORAGE)
+        && let Some(state) = unsafe { known.as_mut() }
+    {
+        close::counted_late(sk, state);
+    }
 }
 
 /// Finds a packet's place.

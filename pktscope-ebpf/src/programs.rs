@@ -3,9 +3,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, fexit, sock_ops},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, fentry, fexit, sock_ops},
     programs::{
-        BtfTracePointContext, FExitContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext,
+        BtfTracePointContext, FEntryContext, FExitContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
+        TcContext,
     },
 };
 
@@ -96,6 +97,46 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     socket::sending(ctx.sock_addr);
     ALLOW
+}
+
+/// Stamps who accepts a connection (net/ipv4/af_inet.c, `inet_getname`).
+#[cgroup_sock_addr(getpeername4)]
+#[inline(always)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::accepted(ctx.sock_addr);
+    ALLOW
+}
+
+/// Stamps who accepts a connection (net/ipv6/af_inet6.c, `inet6_getname`).
+#[cgroup_sock_addr(getpeername6)]
+#[inline(always)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::accepted(ctx.sock_addr);
+    ALLOW
+}
+
+/// Stamps who sends where `sock_send_length` is not there: the first argument is the `struct socket` (net/ipv4/af_inet.c).
+#[fentry(function = "inet_sendmsg")]
+#[inline(always)]
+pub fn inet_sendmsg(ctx: FEntryContext) -> i32 {
+    socket::sending_on(ctx.arg(0));
+    0
+}
+
+/// The same for IPv6 (net/ipv6/af_inet6.c).
+#[fentry(function = "inet6_sendmsg")]
+#[inline(always)]
+pub fn inet6_sendmsg(ctx: FEntryContext) -> i32 {
+    socket::sending_on(ctx.arg(0));
+    0
+}
+
+/// The same for sendfile and splice (net/ipv4/af_inet.c, up to Linux 6.4).
+#[fentry(function = "inet_sendpage")]
+#[inline(always)]
+pub fn inet_sendpage(ctx: FEntryContext) -> i32 {
+    socket::sending_on(ctx.arg(0));
+    0
 }
 
 /// Stamps who sent: arguments are the socket, the result and the flags (include/trace/events/sock.h).

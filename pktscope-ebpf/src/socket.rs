@@ -1,6 +1,6 @@
 //! Ownership: every hook here runs in the context of the process that it stamps.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::addr_of};
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
@@ -11,15 +11,15 @@ use aya_ebpf::{
 };
 use pktscope_common::{
     counters::Counter,
-    knobs::Field,
+    knobs::{Field, features},
     state::{SocketState, Stamp, flags, method},
 };
 
 use crate::{
     close, emit,
-    header::context,
+    header::{context, protocol},
     kernel::{self, Kernel},
-    maps::{NEW_PEERS, PEERS, SOCKETS},
+    maps::{NEW_PEERS, PEERS, SENDERS, SOCKETS},
 };
 
 const CREATE: u64 = BPF_SK_STORAGE_GET_F_CREATE as u64;
@@ -99,6 +99,68 @@ pub fn sending(ctx: *mut bpf_sock_addr) {
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
     if let Some(state) = unsafe { SOCKETS.get(sk.cast(), 0).as_mut() } {
         refresh(state, method::SEND);
+    }
+}
+
+/// A process accepts a connection and asks whose it is, as most do (net/socket.c, `do_accept`), or asks again.
+#[inline(always)]
+pub fn accepted(ctx: *mut bpf_sock_addr) {
+    // SAFETY: as above.
+    let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
+    let Some(state) = (unsafe { SOCKETS.get(sk.cast(), 0).as_mut() }) else { return };
+    let is_named = matches!(state.method, method::ACCEPTED | method::SEND | method::CONNECT);
+    if is_named
+        || state.flags & (flags::ACTIVE | flags::OLD) != 0
+        || context!(ctx, protocol) != u32::from(protocol::TCP)
+    {
+        return;
+    }
+    refresh(state, method::ACCEPTED);
+    state.method = method::ACCEPTED;
+}
+
+/// A process is about to send on a socket.
+#[inline(always)]
+pub fn sending_on(socket: Kernel) {
+    let Some(sk) = kernel::follow(socket, Field::SocketSk) else { return };
+    if kernel::has_feature(features::NO_TRACING_STORAGE) {
+        return remember_sender(sk);
+    }
+    let sk = sk.cast_mut().cast();
+    match unsafe { SOCKETS.get(sk, 0).as_mut() } {
+        Some(state) => refresh(state, method::SEND),
+        None => adopt(sk),
+    }
+}
+
+/// Remembers the current process as a socket's last sender; a socket without a cookie is not watched.
+#[inline(always)]
+fn remember_sender(sk: Kernel) {
+    let cookie: u64 = kernel::read(sk, Field::SockCookie);
+    // SAFETY: the value is read at once.
+    if unsafe { SENDERS.get(&cookie) }.is_some_and(|sender| sender.pid == current_pid()) || cookie == 0 {
+        return;
+    }
+    let mut sender: Stamp = kernel::zeroed();
+    stamp_current(&mut sender);
+    // Where there is no room, the user stays who it was.
+    let _ = SENDERS.insert(&cookie, &sender, 0);
+}
+
+/// Makes a socket's last sender its user, where that is remembered apart.
+#[inline(always)]
+pub fn recall_sender(state: &mut SocketState) {
+    if !kernel::has_feature(features::NO_TRACING_STORAGE) {
+        return;
+    }
+    // SAFETY: reads a field; volatile, so that the copy is made: a key must lie on the stack.
+    let cookie = unsafe { addr_of!(state.cookie).read_volatile() };
+    // SAFETY: as above.
+    if let Some(sender) = unsafe { SENDERS.get(&cookie) }
+        && sender.pid != state.user.pid
+    {
+        state.user = *sender;
+        state.method = method::SEND;
     }
 }
 

@@ -175,7 +175,7 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
         Enricher::spawn(EnrichSettings::default()).map_err(system("start the threads that look processes up"))?;
     let sensor = Sensor::attach(&settings::sensor(config))?;
     let boot_id = procfs::boot_id().map_err(system("read the boot id"))?;
-    let netns = own_netns();
+    let netns = sensor.own_netns();
     let limits =
         PipelineSettings { processes: settings::processes(), ..settings::pipeline(config, boot_id, netns, &geo) };
     let pipeline = Pipeline::new(limits, detection, first_id);
@@ -190,14 +190,6 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
     turns.take_running(procfs::Proc::new().running().into_iter().map(Event::Running), now);
     turns.open_ledger(now);
     Ok(turns)
-}
-
-/// The cookie of the agent's network namespace (`SO_NETNS_COOKIE`, since Linux 5.14); 0 where the kernel gives none.
-fn own_netns() -> u64 {
-    std::net::UdpSocket::bind("127.0.0.1:0")
-        .ok()
-        .and_then(|socket| crate::sensor::netns_cookie(&socket).ok())
-        .unwrap_or(0)
 }
 
 fn system(operation: &'static str) -> impl FnOnce(io::Error) -> RunError {

@@ -240,7 +240,7 @@ fn report(about: &About, tuple: &Tuple, counts: &Counts, [user, creator]: [&stat
         creator: owner(creator),
         method: how(about.method),
         unknown: unknown(about.flags, user, creator),
-        is_shared: about.flags & flags::SHARED != 0,
+        is_shared: about.flags & flags::SHARED != 0 && is_guessed(about.method),
         sent: volume(tuple, counts.sent_bytes, counts.sent_packets),
         received: volume(tuple, counts.received_bytes, counts.received_packets),
         segment_header_bytes: [counts.sent_header_bytes, counts.received_header_bytes],
@@ -286,12 +286,17 @@ fn how(method: u8) -> Method {
     match method {
         method::CONNECT => Method::Connect,
         method::SEND => Method::Sendmsg,
-        method::ACCEPT => Method::Accept,
+        method::ACCEPT | method::ACCEPTED => Method::Accept,
         method::SNAPSHOT => Method::Snapshot,
         method::RECEIVE => Method::Recvmsg,
         method::BIND => Method::Bind,
         _ => Method::SocketCreate,
     }
+}
+
+/// Whether the user is merely one of the processes that could use the socket.
+fn is_guessed(method: u8) -> bool {
+    matches!(method, method::SNAPSHOT | method::ACCEPT)
 }
 
 fn unknown(bits: u32, user: &state::Stamp, creator: &state::Stamp) -> Option<UnknownReason> {

@@ -9,10 +9,10 @@ use std::{
 
 use aya::{
     Btf, Ebpf,
-    maps::Map,
+    maps::{Map, SkStorage},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FExit, Iter,
-        Program, ProgramError, SchedClassifier, SockOps,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, FExit,
+        Iter, Program, ProgramError, SchedClassifier, SockOps,
     },
 };
 use pktscope_common::knobs::{FIELDS, Field, NO_OFFSET};
@@ -21,8 +21,8 @@ use super::{
     error::SensorError,
     hooks::{HOOKS, Hook, HookStatus, Kind, Need},
     load::KernelFacts,
-    session::{SensorSettings, TrafficControl},
-    sys,
+    session::{self, SensorSettings, TrafficControl},
+    snapshot, sys,
 };
 
 /// What is attached.
@@ -84,6 +84,9 @@ fn attach_hook(
     }
     if let Some(missing) = missing_field(hook.fields, &facts.offsets) {
         return Err(missing);
+    }
+    if hook.kind == Kind::Descriptors {
+        return read_descriptors(ebpf);
     }
     let sockets = ebpf.map("SOCKETS").and_then(map_fd);
     let program = ebpf.program_mut(hook.program).ok_or("not in the object")?;
@@ -148,7 +151,12 @@ fn attach_program(program: &mut Program, hook: &Hook, btf: &Btf, cgroup: &File) 
             program.load(hook.program, btf)?;
             program.attach().map(drop)
         }
-        Kind::Tracepoint | Kind::SocketIterator | Kind::FileIterator | Kind::DeviceEgress => {
+        Kind::Function => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(hook.program, btf)?;
+            program.attach().map(drop)
+        }
+        Kind::Tracepoint | Kind::SocketIterator | Kind::FileIterator | Kind::Descriptors | Kind::DeviceEgress => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(hook.program, btf)?;
             program.attach().map(drop)
@@ -184,6 +192,14 @@ fn run_snapshot(program: &mut Program, btf: &Btf) -> Result<(), String> {
         sys::run_iterator(link.as_fd(), || {})
     };
     read(fd.as_fd()).map_err(|error| error.to_string())
+}
+
+/// The same without a program.
+fn read_descriptors(ebpf: &mut Ebpf) -> Result<(), String> {
+    let sockets = ebpf.map_mut("SOCKETS").ok_or("the map SOCKETS is not in the object")?;
+    let mut sockets = SkStorage::try_from(sockets).map_err(|error| last_line(&error))?;
+    let cgroup = session::cgroup_mount().ok_or("no cgroup2 file system is mounted")?;
+    snapshot::run(&mut sockets, &cgroup).map_err(|error| error.to_string())
 }
 
 /// What the verifier says after the fault (kernel/bpf/verifier.c, `print_verification_stats`).

@@ -21,10 +21,14 @@ pub(super) enum Kind {
     FunctionExit,
     /// Every network device's way out: TCX, else clsact.
     DeviceEgress,
+    /// The entry of a kernel function of the program's own name.
+    Function,
     /// The iterator over the sockets' states.
     SocketIterator,
     /// The iterator over open files.
     FileIterator,
+    /// No program: `/proc` and descriptors of our own, read once.
+    Descriptors,
 }
 
 /// When a program is attached.
@@ -43,7 +47,7 @@ pub(super) enum Need {
 /// One program of the sensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Hook {
-    /// The program's name in the object.
+    /// The program's name in the object, or what stands in for one.
     pub program: &'static str,
     /// The kernel's name of the attach point.
     pub attach_point: &'static str,
@@ -93,6 +97,7 @@ const OLD_SOCKET_FIELDS: &[Field] = &[
     Field::TcpSndNxt,
     Field::TcpSndUna,
 ];
+const SEND_FIELDS: &[Field] = &[Field::SocketSk, Field::SockFamily, Field::SockCookie];
 
 const LINGER_FIELDS: &[Field] = &[
     Field::SockBoundAddr6,
@@ -160,12 +165,52 @@ pub(super) const HOOKS: &[Hook] = &[
         fields: &[],
     },
     Hook {
+        program: "getpeername4",
+        attach_point: "cgroup/getpeername4",
+        lost_without: "who accepted an IPv4 connection, until it sends",
+        kind: Kind::CgroupSockAddr,
+        need: Need::Wanted,
+        fields: &[],
+    },
+    Hook {
+        program: "getpeername6",
+        attach_point: "cgroup/getpeername6",
+        lost_without: "who accepted an IPv6 connection, until it sends",
+        kind: Kind::CgroupSockAddr,
+        need: Need::Wanted,
+        fields: &[],
+    },
+    Hook {
         program: "sock_send_length",
         attach_point: "tp_btf/sock_send_length",
         lost_without: "who sent on an accepted, inherited or passed TCP socket (since Linux 6.3)",
         kind: Kind::Tracepoint,
         need: Need::Wanted,
         fields: OLD_SOCKET_FIELDS,
+    },
+    Hook {
+        program: "inet_sendmsg",
+        attach_point: "fentry/inet_sendmsg",
+        lost_without: "who sent on an accepted, inherited or passed IPv4 socket",
+        kind: Kind::Function,
+        need: Need::InsteadOf("sock_send_length"),
+        fields: SEND_FIELDS,
+    },
+    Hook {
+        program: "inet6_sendmsg",
+        attach_point: "fentry/inet6_sendmsg",
+        lost_without: "who sent on an accepted, inherited or passed IPv6 socket",
+        kind: Kind::Function,
+        need: Need::InsteadOf("sock_send_length"),
+        fields: SEND_FIELDS,
+    },
+    Hook {
+        program: "inet_sendpage",
+        attach_point: "fentry/inet_sendpage",
+        lost_without: "who sent on such a socket by sendfile or splice",
+        kind: Kind::Function,
+        need: Need::InsteadOf("sock_send_length"),
+        fields: SEND_FIELDS,
     },
     Hook {
         program: "sendmsg4",
@@ -198,6 +243,14 @@ pub(super) const HOOKS: &[Hook] = &[
         kind: Kind::FileIterator,
         need: Need::Wanted,
         fields: OLD_SOCKET_FIELDS,
+    },
+    Hook {
+        program: "snapshot_descriptors",
+        attach_point: "/proc and pidfd_getfd",
+        lost_without: "owners of sockets older than the agent",
+        kind: Kind::Descriptors,
+        need: Need::InsteadOf("snapshot_files"),
+        fields: &[],
     },
     Hook {
         program: "sweep_sockets",

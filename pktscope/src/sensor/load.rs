@@ -43,6 +43,10 @@ impl KernelFacts {
         } else {
             bits |= features::PROBE_READ;
         }
+        // What lets tracing programs tell of a socket's end came together, with Linux 5.11 (net/core/bpf_sk_storage.c).
+        if !["bpf_sk_storage_get_tracing", "bpf_sock_from_file"].iter().any(|name| types.has_function(name)) {
+            bits |= features::NO_TRACING_STORAGE;
+        }
         if types.has_function("bpf_skc_to_mptcp_sock") {
             bits |= features::MPTCP;
         }

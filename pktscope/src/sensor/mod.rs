@@ -14,11 +14,13 @@ mod linger;
 mod load;
 mod mtu;
 mod netlink;
+mod netns;
 mod offload;
 mod peers;
 mod privilege;
 mod ring;
 mod session;
+mod snapshot;
 mod statistics;
 mod sys;
 
@@ -27,11 +29,3 @@ pub use hooks::{Hook, HookStatus};
 pub use privilege::{is_in_initial_pid_namespace, missing_capabilities};
 pub use session::{Sensor, SensorSettings, SweepKind, TrafficControl};
 pub use statistics::ProgramStatistics;
-
-/// The cookie of a socket's network namespace.
-///
-/// # Errors
-/// Kernels before 5.14 do not know the option.
-pub fn netns_cookie(socket: &impl std::os::fd::AsRawFd) -> std::io::Result<u64> {
-    sys::netns_cookie(socket.as_raw_fd())
-}

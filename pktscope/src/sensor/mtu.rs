@@ -4,17 +4,16 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::{
-        fd::AsRawFd,
-        unix::{fs::MetadataExt, net::UnixDatagram},
-    },
-    path::PathBuf,
-    thread,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
 };
 
 use aya::maps::{HashMap, MapData};
 
-use super::{interfaces, sys};
+use super::{
+    interfaces,
+    netns::{self, Sockets},
+};
 
 /// Network namespaces looked at in one refresh.
 const MAX_NAMESPACES: usize = 256;
@@ -26,18 +25,14 @@ pub(super) struct Mtus {
 
 impl Mtus {
     pub(super) fn new(map: HashMap<MapData, u64, u32>) -> Self {
-        let mut mtus = Self { map };
-        mtus.refresh();
-        mtus
+        Self { map }
     }
 
     /// Reads the interfaces of every network namespace that has a name or a process. One that cannot be entered is left out: the
     /// kernel programs count what they then have to assume.
-    pub(super) fn refresh(&mut self) {
+    pub(super) fn refresh(&mut self, sockets: &Sockets<MapData>) {
         for path in namespaces().into_values().take(MAX_NAMESPACES) {
-            // A thread of its own, because a thread cannot be trusted to find its way back.
-            let read = thread::Builder::new().name("mtus".into()).spawn(move || read_in(&path));
-            let Some(Ok(Ok(entries))) = read.ok().map(thread::JoinHandle::join) else { continue };
+            let Ok(entries) = read_in(&path, sockets) else { continue };
             for (key, mtu) in entries {
                 // A full map leaves the interface unknown, which is counted where it matters.
                 let _ = self.map.insert(key, mtu, 0);
@@ -56,15 +51,12 @@ fn namespaces() -> BTreeMap<u64, PathBuf> {
 }
 
 /// Key and MTU of every interface of a namespace.
-fn read_in(path: &PathBuf) -> io::Result<Vec<(u64, u32)>> {
-    let namespace = File::open(path)?;
-    // SAFETY: moves only this thread, which ends with this function.
-    if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let cookie = sys::netns_cookie(UnixDatagram::unbound()?.as_raw_fd())?;
-    let devices = interfaces::list().map_err(io::Error::other)?;
-    Ok(devices.iter().map(|device| (cookie << 32 | u64::from(device.index), device.mtu)).collect())
+fn read_in(path: &Path, sockets: &Sockets<MapData>) -> io::Result<Vec<(u64, u32)>> {
+    netns::inside(&File::open(path)?, || {
+        let cookie = netns::own_cookie(sockets)?;
+        let devices = interfaces::list().map_err(io::Error::other)?;
+        Ok(devices.iter().map(|device| (cookie << 32 | u64::from(device.index), device.mtu)).collect())
+    })
 }
 
 #[cfg(test)]

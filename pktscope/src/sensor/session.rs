@@ -25,6 +25,7 @@ use super::{
     linger::Lingering,
     load::{self, KernelFacts},
     mtu::Mtus,
+    netns::{self, Sockets},
     peers::Peers,
     privilege::{is_in_initial_pid_namespace, missing_capabilities},
     ring::{self, RingCounts},
@@ -107,6 +108,7 @@ pub struct Sensor {
     sweep: Option<OwnedFd>,
     devices: Option<Devices>,
     peers: Peers,
+    sockets: Sockets<MapData>,
     mtus: Mtus,
     /// Packets whose fragments had to be assumed when the MTUs were last read.
     assumed_mtus: u64,
@@ -137,13 +139,14 @@ impl Sensor {
     /// [`SensorError`] where nothing could be counted.
     pub fn attach(settings: &SensorSettings) -> Result<Self, SensorError> {
         let mut facts = KernelFacts::read(settings)?;
+        let mut attached = Self::attach_with(settings, &facts);
         for feature in UNCERTAIN {
-            match Self::attach_with(settings, &facts) {
-                Err(SensorError::Required { .. }) if facts.features & feature != 0 => facts.features &= !feature,
-                result => return result,
+            if matches!(attached, Err(SensorError::Required { .. })) && facts.features & feature != 0 {
+                facts.features &= !feature;
+                attached = Self::attach_with(settings, &facts);
             }
         }
-        Self::attach_with(settings, &facts)
+        attached
     }
 
     fn attach_with(settings: &SensorSettings, facts: &KernelFacts) -> Result<Self, SensorError> {
@@ -155,6 +158,9 @@ impl Sensor {
             Some(program) => Some(Devices::new(program, settings.traffic_control, take(&mut ebpf, "DEVICES")?)),
             None => None,
         };
+        let sockets = take(&mut ebpf, "SOCKETS")?;
+        let mut mtus = Mtus::new(take(&mut ebpf, "MTUS")?);
+        mtus.refresh(&sockets);
         let mut sensor = Self {
             ring: take(&mut ebpf, "RECORDS")?,
             ring_counts: RingCounts::default(),
@@ -162,7 +168,8 @@ impl Sensor {
             counters: take(&mut ebpf, "COUNTERS")?,
             settings: take(&mut ebpf, "SETTINGS")?,
             peers: Peers::new(take(&mut ebpf, "PEERS")?, take(&mut ebpf, "OVERFLOW")?),
-            mtus: Mtus::new(take(&mut ebpf, "MTUS")?),
+            sockets,
+            mtus,
             assumed_mtus: 0,
             sweep: attached.sweep,
             hooks: attached.statuses,
@@ -249,7 +256,7 @@ impl Sensor {
         let assumed = self.counter(Counter::AssumedMtu as usize);
         if assumed != self.assumed_mtus {
             self.assumed_mtus = assumed;
-            self.mtus.refresh();
+            self.mtus.refresh(&self.sockets);
         }
     }
 
@@ -281,6 +288,11 @@ impl Sensor {
     /// `kernel.bpf_stats_enabled`).
     pub fn statistics(&self) -> Vec<ProgramStatistics> {
         statistics::read(&self.ebpf)
+    }
+
+    /// The cookie of the agent's network namespace; 0 where the kernel gives none.
+    pub fn own_netns(&self) -> u64 {
+        netns::own_cookie(&self.sockets).unwrap_or(0)
     }
 
     /// The cgroup folder that is watched.
@@ -316,7 +328,7 @@ fn open_cgroup(wanted: Option<&Path>) -> Result<(PathBuf, File), SensorError> {
 }
 
 /// The cgroup2 mount that shows the root of the hierarchy.
-fn cgroup_mount() -> Option<PathBuf> {
+pub(super) fn cgroup_mount() -> Option<PathBuf> {
     let find = |mounts: &str| {
         let mounts = fs::read_to_string(mounts).ok()?;
         mounts.lines().find_map(cgroup_of_mount)

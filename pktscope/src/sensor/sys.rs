@@ -200,6 +200,41 @@ pub(super) enum More {
     No,
 }
 
+/// `SIOCOUTQ` of include/uapi/linux/sockios.h: bytes that the other side has not acknowledged or that were not sent yet.
+///
+/// # Errors
+/// The system's.
+pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { Ok(u64::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `TCP_INFO` of a socket: `struct tcp_info` of include/uapi/linux/tcp.h, as far as this kernel fills it.
+///
+/// # Errors
+/// The system's, for what is not TCP.
+pub(super) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut info = vec![0u8; 256];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which `info` has room for.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    info.truncate(length as usize);
+    Ok(info)
+}
+
 /// `SO_NETNS_COOKIE` of a socket.
 pub(super) fn netns_cookie(socket: std::os::fd::RawFd) -> io::Result<u64> {
     let mut cookie = 0_u64;

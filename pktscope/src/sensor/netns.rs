@@ -1,0 +1,57 @@
+//! Network namespaces: their cookies, and how to look into them.
+
+use std::{
+    borrow::Borrow,
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd},
+    thread,
+};
+
+use aya::maps::{MapData, SkStorage};
+use pktscope_common::state::SocketState;
+use rustix::net::{AddressFamily, SocketType, socket};
+
+use super::sys;
+
+/// The states of the sockets.
+pub(super) type Sockets<T> = SkStorage<T, SocketState>;
+
+/// The cookie of a socket's network namespace. Below Linux 5.14 only programs are told it: there it is what
+/// `sock_create` noted with the socket.
+///
+/// # Errors
+/// The system's, where neither knows it.
+pub(super) fn cookie_of(socket: impl AsFd, sockets: &Sockets<impl Borrow<MapData>>) -> io::Result<u64> {
+    let descriptor = socket.as_fd().as_raw_fd();
+    sys::netns_cookie(descriptor).or_else(|error| match sockets.get(&descriptor, 0) {
+        Ok(state) if state.netns != 0 => Ok(state.netns),
+        _ => Err(error),
+    })
+}
+
+/// The cookie of this thread's network namespace.
+///
+/// # Errors
+/// The system's: a kernel that tells it only programs, and none ran, because this process is outside the watched cgroup.
+pub(super) fn own_cookie(sockets: &Sockets<impl Borrow<MapData>>) -> io::Result<u64> {
+    cookie_of(socket(AddressFamily::INET, SocketType::DGRAM, None)?, sockets)
+}
+
+/// Does something in another network namespace, on a thread of its own: a thread cannot be trusted to find its way back.
+///
+/// # Errors
+/// The system's, where the namespace cannot be entered, and the work's own.
+pub(super) fn inside<R: Send>(namespace: &File, work: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
+    let enter = move || {
+        // SAFETY: moves only this thread, which ends with the work.
+        if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        work()
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, enter)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the work in a network namespace panicked")))
+    })
+}
