@@ -138,6 +138,25 @@ fn each_pre_forked_worker_owns_what_it_serves() {
     }
 }
 
+#[test]
+fn a_worker_that_only_receives_owns_what_it_accepts() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let listen = SocketAddr::from((pair.near.v4, 8080));
+    let run = format!("prefork --listen {listen} --workers 2 --reply 0");
+    let mut serving = Traffic::new(&pair.near.namespace, &run).start().unwrap();
+    let listener = serving.report().unwrap();
+    for _ in 0..2 {
+        Traffic::new(&pair.far.namespace, &format!("tcp --to {listen} --bytes 3000")).run().unwrap();
+    }
+    for worker in &serving.finish().unwrap() {
+        assert_eq!((worker.sent_bytes, worker.received_bytes), (0, 3000));
+        let end = expect_accepted(worker);
+        assert_eq!(end.text("pktscope.attribution.method"), "accept", "{end}");
+        assert_eq!(end.number("pktscope.attribution.creator_pid"), u64::from(listener.pid), "{end}");
+    }
+}
+
 /// Waits for the end of a flow that a server reports having served.
 fn expect_accepted(served: &Report) -> Event {
     let (source, destination) = (served.remote.unwrap(), served.local.unwrap());
