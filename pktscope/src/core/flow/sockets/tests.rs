@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::{
-    event::{Stamp, TcpReport},
+    event::{Opening, Stamp, TcpReport},
     flow::{Direction, Endpoint, FlowSnapshot, UnknownReason},
     process::ProcessKey,
 };
