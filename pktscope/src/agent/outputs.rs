@@ -65,7 +65,7 @@ impl Outputs {
         let Some(events) = &self.events else { return };
         self.line.clear();
         if self.exporter.line(effect, now, &mut self.line) {
-            events.add(&self.line);
+            self.line.split_inclusive(|byte| *byte == b'\n').for_each(|line| events.add(line));
         }
     }
 

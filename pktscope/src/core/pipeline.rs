@@ -69,11 +69,19 @@ impl Change {
 
 /// Collects what a tracker finds out during one call.
 #[derive(Debug, Default)]
-struct Changes(Vec<Change>);
+struct Changes {
+    list: Vec<Change>,
+    /// Whether the program behind the report is known, so that nothing has to be found out while its flow lasts.
+    is_program_known: bool,
+}
 
 impl Observer<FlowNotes> for Changes {
     fn change(&mut self, action: FlowAction, at: BootTime, snapshot: FlowSnapshot, notes: &mut FlowNotes) {
-        self.0.push(Change::new(action, at, snapshot, notes));
+        self.list.push(Change::new(action, at, snapshot, notes));
+    }
+
+    fn takes_whole(&self) -> bool {
+        self.is_program_known
     }
 }
 
@@ -240,6 +248,8 @@ impl Pipeline {
         if report.is_closed {
             self.dissector.forget(&flow_ref(report));
         }
+        let user = report.user.or(report.creator);
+        self.changes.is_program_known = user.is_none_or(|user| self.processes.is_told(user.key));
         let counted = self.sockets.report(report, &mut self.changes);
         if let Some(ownership) = counted.ownership.filter(|_| self.is_in_ledger(report)) {
             self.ledger.grow(report.interface, ledger_class(&ownership), &counted.growth);
@@ -319,16 +329,16 @@ impl Pipeline {
     }
 
     fn complete_changes(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        if self.changes.0.is_empty() {
+        if self.changes.list.is_empty() {
             return;
         }
-        let mut changes = std::mem::take(&mut self.changes.0);
+        let mut changes = std::mem::take(&mut self.changes.list);
         for change in changes.drain(..) {
             if let Some(change) = self.completion.hold.join(change.snapshot.id, change) {
                 self.complete(change, now, effects);
             }
         }
-        self.changes.0 = changes;
+        self.changes.list = changes;
     }
 
     /// Completes changes that were held; one may be held again for something else.
@@ -350,7 +360,10 @@ impl Pipeline {
 
     /// A flow that was told with a name keeps it, whatever else its address is asked for by later.
     fn keep_domain(&mut self, change: &FlowChange) {
-        let Some(domain) = change.flow.domain.as_ref().filter(|_| change.action != FlowAction::Ended) else { return };
+        if matches!(change.action, FlowAction::Ended | FlowAction::Whole) {
+            return;
+        }
+        let Some(domain) = &change.flow.domain else { return };
         if let Some(notes) = self.sockets.get_mut(change.flow.id)
             && notes.domain.as_deref() != Some(domain)
         {

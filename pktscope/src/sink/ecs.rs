@@ -10,8 +10,15 @@ mod time_text;
 pub(crate) use build::has_ports;
 pub(crate) use time_text::rfc3339;
 
+use std::sync::Arc;
+
 use self::document::Document;
-use crate::core::{alert::Alert, effect::Effect, time::Moment};
+use crate::core::{
+    alert::Alert,
+    effect::Effect,
+    flow::{Flow, FlowAction, FlowChange},
+    time::Moment,
+};
 
 /// Turns effects into lines.
 #[derive(Clone, Debug, Default)]
@@ -21,10 +28,16 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Appends `effect` as a line of JSON to `out`; `false` where the effect is nothing to export.
+    /// Appends `effect` as a line of JSON to `out`, a whole flow as two; `false` where the effect is nothing to export.
     ///
     /// `now` gives the offset between boot time and wall time.
     pub fn line(&self, effect: &Effect, now: Moment, out: &mut Vec<u8>) -> bool {
+        if let Effect::Flow(change) = effect
+            && change.action == FlowAction::Whole
+        {
+            self.write(build::flow_change(&start_of(change), now), out);
+            out.push(b'\n');
+        }
         let is_written = self.object(effect, now, out);
         if is_written {
             out.push(b'\n');
@@ -32,7 +45,7 @@ impl Exporter {
         is_written
     }
 
-    /// Appends `effect` as a JSON object to `out`, without a line end.
+    /// Appends `effect` as a JSON object to `out`, without a line end; of a whole flow its end.
     pub fn object(&self, effect: &Effect, now: Moment, out: &mut Vec<u8>) -> bool {
         match effect {
             Effect::Flow(change) => self.write(build::flow_change(change, now), out),
@@ -64,6 +77,12 @@ impl Exporter {
             out.truncate(start);
         }
     }
+}
+
+/// What was told of a whole flow's start, had it been told apart.
+fn start_of(change: &FlowChange) -> FlowChange {
+    let flow = Arc::new(Flow { ended: None, ..Flow::clone(&change.flow) });
+    FlowChange { action: FlowAction::Started, at: change.at, flow }
 }
 
 #[cfg(test)]

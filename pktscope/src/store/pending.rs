@@ -110,7 +110,7 @@ impl Pending {
         if let Some(known) = self.flows.get_mut(&change.flow.id) {
             known.flow = Arc::clone(&change.flow);
         } else if has_room {
-            let is_new = change.action == FlowAction::Started;
+            let is_new = matches!(change.action, FlowAction::Started | FlowAction::Whole);
             self.flows.insert(change.flow.id, PendingFlow { flow: Arc::clone(&change.flow), is_new });
         } else {
             refused.flows += 1;

@@ -1,14 +1,17 @@
 //! What is remembered of each open flow, so that totals become differences and a flow is judged once.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use ahash::AHashMap;
 
 use super::sight::{Delta, Destination, Outcome};
 use crate::core::{
     baseline::{LabelId, Steady},
-    flow::{Flow, FlowId},
+    flow::{Flow, FlowId, Transport},
 };
+
+/// Destinations without a name that are remembered; at this many the table starts anew.
+const MAX_UNNAMED: usize = 4_096;
 
 /// An open flow.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Memo {
 #[derive(Debug)]
 pub(super) struct Flows {
     memos: AHashMap<FlowId, Memo>,
+    /// Destinations without a name, by address, port and whether it is ICMP.
+    unnamed: AHashMap<(IpAddr, u16, bool), Arc<Destination>>,
     capacity: usize,
     evicted: u64,
     last_eviction: Option<Steady>,
@@ -36,7 +41,7 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { memos: AHashMap::new(), capacity, evicted: 0, last_eviction: None }
+        Self { memos: AHashMap::new(), unnamed: AHashMap::new(), capacity, evicted: 0, last_eviction: None }
     }
 
     /// Takes a flow's memo out, with what was carried since; the flag tells whether it was known.
@@ -53,7 +58,7 @@ impl Flows {
                 packets,
                 payload,
                 reported: now,
-                destination: Arc::new(Destination::of(flow)),
+                destination: self.destination(flow),
                 label: None,
                 unlabelled: Delta::default(),
                 outcome: Outcome::Pending,
@@ -75,6 +80,18 @@ impl Flows {
         memo.reported = now;
         memo.rename(flow);
         (memo, delta, Some(before))
+    }
+
+    /// Whom a flow goes to; of an address without a name it is remembered, as short flows come in numbers.
+    fn destination(&mut self, flow: &Flow) -> Arc<Destination> {
+        if flow.domain.is_some() {
+            return Arc::new(Destination::of(flow));
+        }
+        if self.unnamed.len() >= MAX_UNNAMED {
+            self.unnamed.clear();
+        }
+        let key = (flow.destination.addr, flow.destination.port, flow.transport == Transport::ICMP);
+        self.unnamed.entry(key).or_insert_with(|| Arc::new(Destination::of(flow))).clone()
     }
 
     /// Puts an open flow's memo back.

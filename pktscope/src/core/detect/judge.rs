@@ -30,7 +30,7 @@ impl Detection {
                     return;
                 }
                 let process = self.programs.latest(&owner.process);
-                if change.action == FlowAction::Started {
+                if matches!(change.action, FlowAction::Started | FlowAction::Whole) {
                     self.note_update_run(&process);
                 }
                 self.actor(&process, at, now, alerts)

@@ -348,6 +348,9 @@ pub enum FlowAction {
     Updated,
     /// Over.
     Ended,
+    /// First seen and over, told at once: stands for [`Self::Started`] and [`Self::Ended`] of a flow whose socket was
+    /// closed when it was first reported.
+    Whole,
 }
 
 /// A flow and what just happened to it.

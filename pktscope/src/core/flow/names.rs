@@ -58,7 +58,13 @@ words!(DomainSource {
     HttpHost => "http_host",
 });
 
-words!(FlowAction { Started => "flow_started", Updated => "flow_updated", Ended => "flow_ended" });
+// The events of a whole flow are two; its last word is its end.
+words!(FlowAction {
+    Started => "flow_started",
+    Updated => "flow_updated",
+    Ended => "flow_ended",
+    Whole => "flow_ended",
+});
 
 words!(ConnState {
     S0 => "S0",

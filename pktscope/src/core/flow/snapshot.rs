@@ -128,6 +128,12 @@ pub trait Observer<U> {
     /// A flow started, grew or ended.
     fn change(&mut self, action: FlowAction, at: BootTime, flow: FlowSnapshot, user: &mut U);
 
+    /// Whether a flow whose socket is closed at its first report may be told once it is over, as [`FlowAction::Whole`],
+    /// instead of at once and again.
+    fn takes_whole(&self) -> bool {
+        false
+    }
+
     /// A captured packet with payload.
     fn payload(&mut self, _packet: &FlowPacket<'_>) {}
 

@@ -1,5 +1,10 @@
 //! What a TCP socket's last words say of its connection, in Zeek's letters: only what is known, in a plausible order.
 
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+
 use super::{ConnState, EndReason, TcpSummary, Volume};
 use crate::core::event::{Opening, TcpReport};
 
@@ -74,10 +79,16 @@ impl SocketTcp {
     }
 
     /// What is known of the connection; `sent` and `received` are this side's.
-    pub(super) fn summary(&self, opening: Opening, sent: &Volume, received: &Volume) -> TcpSummary {
+    pub(super) fn summary(
+        &self,
+        opening: Opening,
+        sent: &Volume,
+        received: &Volume,
+        histories: &mut Histories,
+    ) -> TcpSummary {
         let retransmitted = self.last.map_or(0, |last| u64::from(last.retransmitted));
         TcpSummary {
-            history: self.history(opening, sent, received).into(),
+            history: histories.share(self.history(opening, sent, received)),
             conn_state: self.conn_state(opening, sent, received),
             retransmitted: match opening {
                 Opening::Active => [retransmitted, 0],
@@ -123,21 +134,20 @@ impl SocketTcp {
         }
     }
 
-    fn history(&self, opening: Opening, sent: &Volume, received: &Volume) -> String {
+    fn history(&self, opening: Opening, sent: &Volume, received: &Volume) -> History {
         let (by_source, by_destination) = match opening {
             Opening::Active => (sent, received),
             Opening::Passive => (received, sent),
         };
-        let is_known = |condition: bool, letter: char| condition.then_some(letter);
-        let handshake = [
-            is_known(by_source.packets > 0 || self.is_established(), 'S'),
-            is_known(self.is_established(), 'h'),
-            is_known(self.is_established(), 'A'),
-            is_known(by_source.payload_bytes > 0, 'D'),
-            is_known(by_destination.payload_bytes > 0, 'd'),
+        let is_established = self.is_established();
+        let first = [
+            by_source.packets > 0 || is_established,
+            is_established,
+            is_established,
+            by_source.payload_bytes > 0,
+            by_destination.payload_bytes > 0,
         ];
-        let letters = handshake.into_iter().flatten();
-        letters.chain(self.last_letters(opening).chars()).collect()
+        History { first, last: self.last_letters(opening) }
     }
 
     fn last_letters(&self, opening: Opening) -> &'static str {
@@ -148,6 +158,38 @@ impl SocketTcp {
             (Ending::LocalReset, Opening::Passive) | (Ending::RemoteReset, Opening::Active) => "r",
             (Ending::Open | Ending::Silent, _) => "",
         }
+    }
+}
+
+/// Letters of a connection: of [`History::FIRST`] those that are set, then how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct History {
+    first: [bool; 5],
+    last: &'static str,
+}
+
+impl History {
+    const FIRST: [char; 5] = ['S', 'h', 'A', 'D', 'd'];
+
+    fn text(self) -> String {
+        let first = Self::FIRST.into_iter().zip(self.first).filter_map(|(letter, is_set)| is_set.then_some(letter));
+        first.chain(self.last.chars()).collect()
+    }
+}
+
+/// Texts of the histories met so far, at most 160: most connections share one.
+#[derive(Debug)]
+pub(super) struct Histories(HashMap<History, Arc<str>, RandomState>);
+
+impl Default for Histories {
+    fn default() -> Self {
+        Self(HashMap::with_hasher(RandomState::with_seeds(1, 2, 3, 4)))
+    }
+}
+
+impl Histories {
+    fn share(&mut self, history: History) -> Arc<str> {
+        self.0.entry(history).or_insert_with(|| history.text().into()).clone()
     }
 }
 
@@ -177,7 +219,7 @@ mod tests {
             ),
             false => (Volume { ip_bytes: 60, packets: 1, payload_bytes: 0 }, Volume::default()),
         };
-        let summary = tcp.summary(opening, &sent, &received);
+        let summary = tcp.summary(opening, &sent, &received, &mut Histories::default());
         assert_eq!((&*summary.history, summary.conn_state, tcp.end_reason()), expected);
     }
 
@@ -202,7 +244,7 @@ mod tests {
             let mut tcp = SocketTcp::default();
             tcp.update(&report, true);
             let one = Volume { ip_bytes: 60, packets: 1, payload_bytes: 0 };
-            (tcp.summary(opening, &one, &one).conn_state, tcp.end_reason())
+            (tcp.summary(opening, &one, &one, &mut Histories::default()).conn_state, tcp.end_reason())
         };
         let received = TcpReport { is_reset_received: true, ..TcpReport::default() };
         assert_eq!(ended(received, Opening::Active), (ConnState::REJ, EndReason::Reset));

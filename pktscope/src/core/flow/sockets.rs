@@ -9,14 +9,14 @@
 //! What the kernel sends in the name of a connection whose end was told already goes to no flow any more: it is the
 //! closed connection's, counted for its owner, and begins none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
 
 use super::{
     EndReason, FlowAction, FlowId, FlowKey, FlowSettings, FlowStatistics, Observer, Ownership, Transport, Volume,
-    socket_tcp::SocketTcp,
+    socket_tcp::{Histories, SocketTcp},
 };
 use crate::core::{
     event::{FlowRef, SocketReport, SocketScope},
@@ -29,7 +29,8 @@ mod live;
 mod parts;
 
 use ghosts::Ghosts;
-use live::{LiveFlow, Phase, add, answered, grown, has_grown, is_echo, is_time_wait_answer, key_of, owner_of};
+use live::{LiveFlow, NEVER, Phase, add, answered, grown, is_echo, is_time_wait_answer, key_of, owner_of};
+use parts::Grown;
 
 /// Parts held for each flow that may be held: a connection has three at most.
 const PARTS_PER_FLOW: usize = 4;
@@ -86,13 +87,17 @@ pub struct Counted {
 #[derive(Debug)]
 pub struct SocketTracker<U = ()> {
     settings: FlowSettings,
-    flows: std::collections::BTreeMap<FlowId, LiveFlow<U>>,
+    flows: HashMap<FlowId, Box<LiveFlow<U>>, RandomState>,
     parts: HashMap<PartKey, Part, RandomState>,
     tuples: HashMap<live::Tuple, FlowId, RandomState>,
     ghosts: Ghosts,
+    /// When to look at open flows.
     agenda: BTreeSet<(BootTime, FlowId)>,
-    /// Eviction order: flows that one side has sent on first, then by last packet.
-    ages: BTreeSet<(bool, BootTime, FlowId)>,
+    /// Closed flows by the time of their close: each lingers for the same time.
+    closing: VecDeque<(BootTime, FlowId)>,
+    /// Eviction order, once the table was full: flows that one side has sent on first, then by last packet.
+    ages: Option<BTreeSet<(bool, BootTime, FlowId)>>,
+    histories: Histories,
     sweep: u64,
     now: BootTime,
     next_id: u64,
@@ -106,12 +111,14 @@ impl<U: Default> SocketTracker<U> {
         let state = RandomState::with_seeds(seed, seed.rotate_left(23), !seed, seed.rotate_left(47));
         Self {
             settings,
-            flows: Default::default(),
+            flows: HashMap::with_hasher(state.clone()),
             parts: HashMap::with_hasher(state.clone()),
             tuples: HashMap::with_hasher(state.clone()),
             ghosts: Ghosts::new(state),
             agenda: BTreeSet::new(),
-            ages: BTreeSet::new(),
+            closing: VecDeque::new(),
+            ages: None,
+            histories: Histories::default(),
             sweep: 0,
             now: BootTime::default(),
             next_id: first_id.0,
@@ -166,7 +173,7 @@ impl<U: Default> SocketTracker<U> {
 
     /// Reports a flow as it stands, for example because it got its name; waits for no interval.
     pub fn touch(&mut self, id: FlowId, at: BootTime, observer: &mut impl Observer<U>) {
-        if self.flows.contains_key(&id) {
+        if self.flows.get(&id).is_some_and(|live| live.is_told()) {
             self.emit(id, FlowAction::Updated, at, None, observer);
             self.settle(id);
         }
@@ -180,27 +187,14 @@ impl<U: Default> SocketTracker<U> {
             self.statistics.reports_refused += 1;
             return Counted::default();
         }
-        let (sent, received, segment_header_bytes) = self.growth(&part_key, report);
-        let has_grown = has_grown(&sent, &received);
-        let growth = |inferred: Volume| Growth {
-            wire_bytes: [sent.ip_bytes, received.ip_bytes + inferred.ip_bytes],
-            segment_header_bytes,
-        };
-        let Some(id) = self.flow_of(&part_key, report, has_grown, observer) else {
-            let absorbed = self.absorb(&part_key, report, [&sent, &received]);
-            if report.is_closed {
-                self.parts.remove(&part_key);
-            }
-            return absorbed.map_or_else(Counted::default, |(ownership, inferred)| Counted {
-                growth: growth(inferred),
-                ownership: Some(ownership),
-            });
-        };
-        let inferred = self.apply(id, report, has_grown, &sent, &received);
-        let ownership = self.flows.get(&id).map(|live| live.ownership);
-        let counted = Counted { growth: growth(inferred), ownership };
-        if report.is_closed {
+        let grown = self.growth(&part_key, report);
+        let id = self.flow_of(&part_key, report, &grown, observer);
+        if report.is_closed && grown.is_held {
             self.parts.remove(&part_key);
+        }
+        let Some(id) = id else { return self.absorb(&part_key, report, &grown) };
+        let counted = self.apply(id, report, &grown);
+        if report.is_closed {
             self.close(id, report);
         }
         self.after(id, report.at, observer);
@@ -212,14 +206,13 @@ impl<U: Default> SocketTracker<U> {
         &mut self,
         part_key: &PartKey,
         report: &SocketReport,
-        has_grown: bool,
+        grown: &Grown,
         observer: &mut impl Observer<U>,
     ) -> Option<FlowId> {
-        let known = self.parts.get(part_key).and_then(|part| part.flow);
-        let alive = known.filter(|id| self.flows.contains_key(id));
+        let alive = grown.flow.filter(|id| self.flows.contains_key(id));
         let id = match alive {
-            Some(id) => id,
-            None if known.is_some() && !has_grown => return None,
+            Some(id) => return Some(id),
+            None if grown.flow.is_some() && !grown.has_any() => return None,
             None => match self.joined(part_key, report) {
                 Some(id) => {
                     let live = self.flows.get_mut(&id);
@@ -227,10 +220,12 @@ impl<U: Default> SocketTracker<U> {
                     id
                 }
                 None if self.is_of_ghost(part_key, report) => return None,
-                None => self.begin(part_key, report, observer),
+                None => self.begin(part_key, report, grown, observer),
             },
         };
-        if let Some(part) = self.parts.get_mut(part_key) {
+        if grown.is_held
+            && let Some(part) = self.parts.get_mut(part_key)
+        {
             part.flow = Some(id);
         }
         Some(id)
@@ -253,7 +248,13 @@ impl<U: Default> SocketTracker<U> {
         (is_same_side && fits).then_some(id)
     }
 
-    fn begin(&mut self, part_key: &PartKey, report: &SocketReport, observer: &mut impl Observer<U>) -> FlowId {
+    fn begin(
+        &mut self,
+        part_key: &PartKey,
+        report: &SocketReport,
+        grown: &Grown,
+        observer: &mut impl Observer<U>,
+    ) -> FlowId {
         while self.flows.len() >= self.settings.max_flows.max(1) {
             self.evict(observer);
         }
@@ -263,8 +264,7 @@ impl<U: Default> SocketTracker<U> {
         let tuple = (report.netns, part_key.key);
         let (opening, icmp) = answered(report);
         // A restarted part's flow begins with what is new of it.
-        let is_first = self.parts.get(part_key).is_none_or(|part| part.flow.is_none());
-        let started_at = if is_first { report.started_at.min(report.at) } else { report.at };
+        let started_at = if grown.flow.is_none() { report.started_at.min(report.at) } else { report.at };
         let live = LiveFlow {
             tuple,
             transport: report.transport,
@@ -282,64 +282,44 @@ impl<U: Default> SocketTracker<U> {
             phase: Phase::Open,
             is_changed: true,
             reported_at: BootTime::default(),
-            due: BootTime::default(),
+            due: NEVER,
             sweep: self.sweep,
             user: U::default(),
         };
-        self.agenda.insert((live.due, id));
-        self.ages.insert(live.age(id));
+        if let Some(ages) = &mut self.ages {
+            ages.insert(live.age(id));
+        }
         if part_key.scope != Scope::Frames {
             self.tuples.insert(tuple, id);
         }
-        self.flows.insert(id, live);
+        self.flows.insert(id, Box::new(live));
         id
     }
 
-    /// Adds a part's growth to its flow; gives what was inferred besides.
-    fn apply(
-        &mut self,
-        id: FlowId,
-        report: &SocketReport,
-        has_grown: bool,
-        sent: &Volume,
-        received: &Volume,
-    ) -> Volume {
-        let mut inferred = Volume::default();
-        let Some(live) = self.flows.get_mut(&id) else { return inferred };
-        self.ages.remove(&live.age(id));
-        add(&mut live.sent, sent);
-        add(&mut live.received, received);
-        if has_grown {
+    /// Adds a part's growth to its flow.
+    fn apply(&mut self, id: FlowId, report: &SocketReport, grown: &Grown) -> Counted {
+        let Some(live) = self.flows.get_mut(&id) else { return Counted::default() };
+        let age = live.age(id);
+        add(&mut live.sent, &grown.sent);
+        add(&mut live.received, &grown.received);
+        if grown.has_any() {
             live.last_seen = live.last_seen.max(report.at);
             live.is_changed = true;
         }
+        let mut inferred = Volume::default();
         if report.scope == SocketScope::Kernel && (is_time_wait_answer(live, report) || is_echo(report)) {
             // The FIN that a TIME-WAIT socket's ACK answers passes no hook; it is as large as its answer. So is an echo's
             // question (RFC 792, RFC 4443: its data is returned).
-            inferred = *sent;
+            inferred = grown.sent;
             add(&mut live.received, &inferred);
             self.statistics.packets_inferred += inferred.packets;
         }
-        // Who sends frames is known once the first system call returns.
-        if matches!(report.scope, SocketScope::Primary | SocketScope::Frames) {
-            let ownership = owner_of(report);
-            live.is_changed |= live.ownership != ownership;
-            live.ownership = ownership;
+        live.take_facts(report, self.sweep);
+        if let Some(ages) = &mut self.ages {
+            ages.remove(&age);
+            ages.insert(live.age(id));
         }
-        if report.scope == SocketScope::Primary {
-            if !live.has_primary {
-                live.phase = Phase::Open;
-            }
-            (live.opening, live.has_primary) = (report.opening, true);
-        }
-        if report.scope == SocketScope::Primary || !live.has_primary {
-            live.sweep = self.sweep;
-        }
-        if let Some(tcp) = &report.tcp {
-            live.tcp.update(tcp, report.is_closed);
-        }
-        self.ages.insert(live.age(id));
-        inferred
+        Counted { growth: grown.with(&inferred), ownership: Some(live.ownership) }
     }
 
     /// Notes that a part is over; the flow is, when that was its socket or it never had one.
@@ -355,12 +335,18 @@ impl<U: Default> SocketTracker<U> {
             EndReason::EndOfFlow
         };
         live.phase = Phase::Closed(report.at, reason);
+        if live.transport == Transport::TCP {
+            // Reports come nearly in order of their time.
+            let later = self.closing.iter().rev().take_while(|(at, _)| report.at < *at).count();
+            self.closing.insert(self.closing.len() - later, (report.at, id));
+        }
     }
 
     /// Reports what is to be reported now and sets the next look.
     fn after(&mut self, id: FlowId, at: BootTime, observer: &mut impl Observer<U>) {
         let Some(live) = self.flows.get(&id) else { return };
-        if live.reported_at == BootTime::default() {
+        let may_wait = live.phase != Phase::Open && observer.takes_whole();
+        if !live.is_told() && !may_wait {
             self.emit(id, FlowAction::Started, at, None, observer);
         }
         let Some(live) = self.flows.get(&id) else { return };
@@ -376,9 +362,14 @@ impl<U: Default> SocketTracker<U> {
     fn settle(&mut self, id: FlowId) {
         let Some(live) = self.flows.get_mut(&id) else { return };
         let due = live.next_look(&self.settings);
-        if due != live.due {
+        if due == live.due {
+            return;
+        }
+        if live.due != NEVER {
             self.agenda.remove(&(live.due, id));
-            live.due = due;
+        }
+        live.due = due;
+        if due != NEVER {
             self.agenda.insert((due, id));
         }
     }
@@ -414,18 +405,23 @@ impl<U: Default> SocketTracker<U> {
             }
             self.look(id, self.now, observer);
         }
+        while let Some(&(closed_at, id)) = self.closing.front() {
+            if self.now < closed_at.plus(self.settings.socket_linger) {
+                break;
+            }
+            self.closing.pop_front();
+            self.look(id, self.now, observer);
+        }
         self.ghosts.forget_old(self.now, self.settings.max_flows);
+        if self.flows.len() < self.settings.max_flows / 2 {
+            self.ages = None;
+        }
     }
 
     /// Every socket has been reported: ends the flows of those that were not.
     pub fn sweep_done(&mut self, at: BootTime, observer: &mut impl Observer<U>) {
         let sweep = self.sweep;
-        let gone: Vec<FlowId> = self
-            .flows
-            .iter()
-            .filter(|(_, live)| live.sweep < sweep && live.phase == Phase::Open)
-            .map(|(id, _)| *id)
-            .collect();
+        let gone = self.ids_where(|live| live.sweep < sweep && live.phase == Phase::Open);
         self.parts.retain(|_, part| part.sweep >= sweep);
         for id in gone {
             self.end(id, at, EndReason::EndOfFlow, observer);
@@ -436,8 +432,7 @@ impl<U: Default> SocketTracker<U> {
 
     /// Ends every flow.
     pub fn finish(&mut self, at: BootTime, reason: EndReason, observer: &mut impl Observer<U>) {
-        let ids: Vec<FlowId> = self.flows.keys().copied().collect();
-        for id in ids {
+        for id in self.ids_where(|_| true) {
             let Some(live) = self.flows.get(&id) else { continue };
             let (at, reason) = match live.phase {
                 Phase::Closed(at, reason) => (at, reason),
@@ -448,8 +443,17 @@ impl<U: Default> SocketTracker<U> {
         self.parts.clear();
     }
 
+    /// Flows that fit, in the order of their start.
+    fn ids_where(&self, fits: impl Fn(&LiveFlow<U>) -> bool) -> Vec<FlowId> {
+        let mut ids: Vec<FlowId> = self.flows.iter().filter(|(_, live)| fits(live)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     fn evict(&mut self, observer: &mut impl Observer<U>) {
-        let Some(&(is_confirmed, _, id)) = self.ages.first() else { return };
+        let flows = &self.flows;
+        let ages = self.ages.get_or_insert_with(|| flows.iter().map(|(id, live)| live.age(*id)).collect());
+        let Some(&(is_confirmed, _, id)) = ages.first() else { return };
         match is_confirmed {
             true => self.statistics.evicted_confirmed += 1,
             false => self.statistics.evicted_unconfirmed += 1,
@@ -458,11 +462,17 @@ impl<U: Default> SocketTracker<U> {
     }
 
     fn end(&mut self, id: FlowId, at: BootTime, reason: EndReason, observer: &mut impl Observer<U>) {
-        self.emit(id, FlowAction::Ended, at, Some((at, reason)), observer);
+        let is_told = self.flows.get(&id).is_some_and(|live| live.is_told());
+        let action = if is_told { FlowAction::Ended } else { FlowAction::Whole };
+        self.emit(id, action, at, Some((at, reason)), observer);
         let Some(live) = self.flows.remove(&id) else { return };
         self.statistics.ended += 1;
-        self.agenda.remove(&(live.due, id));
-        self.ages.remove(&live.age(id));
+        if live.due != NEVER {
+            self.agenda.remove(&(live.due, id));
+        }
+        if let Some(ages) = &mut self.ages {
+            ages.remove(&live.age(id));
+        }
         if self.tuples.get(&live.tuple) == Some(&id) {
             self.tuples.remove(&live.tuple);
         }
@@ -482,7 +492,7 @@ impl<U: Default> SocketTracker<U> {
         let Some(live) = self.flows.get_mut(&id) else { return };
         live.is_changed = false;
         live.reported_at = at.max(BootTime(1));
-        let snapshot = live.snapshot(id, ended);
+        let snapshot = live.snapshot(id, ended, &mut self.histories);
         observer.change(action, at, snapshot, &mut live.user);
     }
 }

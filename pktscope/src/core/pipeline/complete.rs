@@ -89,7 +89,7 @@ impl Completion {
         effects: &mut Vec<Effect>,
     ) -> Option<FlowChange> {
         let attribution = attribution_of(&change.snapshot, processes, now.boot, effects);
-        if change.action == FlowAction::Started {
+        if matches!(change.action, FlowAction::Started | FlowAction::Whole) {
             let wait = self.what_to_wait_for(&change.snapshot, &attribution, processes, effects);
             if let Some(wait) = wait {
                 change = self.hold.hold(change.snapshot.id, wait, change, now.boot)?;
@@ -124,7 +124,7 @@ impl Completion {
         let domain = self.domain(&change, &attribution, server_name.as_deref());
         let Change { action, at, snapshot, .. } = change;
         let geo = self.geo.get(&snapshot.destination.addr).cloned().unwrap_or_default();
-        if action == FlowAction::Ended {
+        if matches!(action, FlowAction::Ended | FlowAction::Whole) {
             self.early_names.pop(&reference);
         }
         let tls = server_name.and_then(|name| name.hello.clone());

@@ -69,7 +69,7 @@ impl Pipeline {
             self.inspect(&inspected, now, effects);
         }
         self.captured.payloads = payloads;
-        self.changes.0.append(&mut self.captured.changes);
+        self.changes.list.append(&mut self.captured.changes);
         self.complete_changes(now, effects);
     }
 

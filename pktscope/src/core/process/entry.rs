@@ -9,7 +9,7 @@ use super::{
 };
 use crate::core::{
     effect::{LookupDepth, ProcessLookup},
-    event::ProcessFacts,
+    event::{ProcessFacts, Stamp},
     time::BootTime,
 };
 
@@ -98,6 +98,17 @@ impl Entry {
     /// Whether all that tells the program is known, its hash too, or will not become known.
     pub(super) fn is_settled(&self) -> bool {
         self.is_kernel_thread || self.is_answered && self.image.facts.hash != ImageHash::Pending
+    }
+
+    /// The process as a stamp shows it, where it has been told of, is still what it was at `at`, and the stamp says
+    /// nothing new.
+    pub(super) fn settled_at(&self, stamp: &Stamp, at: BootTime) -> Option<Arc<Process>> {
+        let process = self.process.as_ref()?;
+        let is_exact = stamp.key.started_at == self.key.started_at && self.key.started_at == process.key.started_at;
+        let is_told = self.announcement == Announcement::Done && !self.is_awaiting_user;
+        let is_same = process.uid == Some(stamp.uid) && self.uid.is_some() && self.cgroup_id.is_some();
+        let is_of_then = self.previous.last().is_none_or(|last| last.replaced_at <= at);
+        (is_exact && is_told && is_same && is_of_then).then(|| process.clone())
     }
 
     /// Puts a new image in place; the old one stays, for the sockets that it used.

@@ -218,13 +218,26 @@ impl ProcessTable {
 
     /// The process of a stamp, made known and asked about where that is needed.
     pub fn lookup_or_request(&mut self, stamp: &Stamp, now: BootTime, effects: &mut Vec<Effect>) -> Arc<Process> {
+        if let Some(process) = self.known(stamp, now, now) {
+            return process;
+        }
         let key = self.use_stamp(stamp, now, effects);
         let process = self.materialise(key).unwrap_or_default();
         self.as_stamped(process, stamp, now, effects)
     }
 
+    /// The process of a stamp as it was at `at`, where nothing is left to be asked or told.
+    fn known(&mut self, stamp: &Stamp, at: BootTime, now: BootTime) -> Option<Arc<Process>> {
+        let entry = self.entries.get_mut(&stamp.key.rounded())?;
+        entry.last_used = now;
+        entry.settled_at(stamp, at)
+    }
+
     /// As [`Self::lookup_or_request`], but the image that the process ran at `at`, where an exec replaced it since.
     pub fn lookup_at(&mut self, stamp: &Stamp, at: BootTime, now: BootTime, effects: &mut Vec<Effect>) -> Arc<Process> {
+        if let Some(process) = self.known(stamp, at, now) {
+            return process;
+        }
         let key = self.use_stamp(stamp, now, effects);
         let previous = self.entries.get_mut(&key).and_then(|entry| entry.previous_at(at, &self.boot_id));
         let (process, question) = previous.unwrap_or_else(|| (self.materialise(key).unwrap_or_default(), None));
@@ -244,6 +257,12 @@ impl ProcessTable {
             let is_told = entry.announcement == Announcement::Done;
             !entry.is_awaiting_user && (is_told || entry.is_settled())
         })
+    }
+
+    /// Whether the world was told of it, with all that was to be found out.
+    pub fn is_told(&self, key: ProcessKey) -> bool {
+        let entry = self.entries.get(&key.rounded());
+        entry.is_some_and(|entry| !entry.is_awaiting_user && entry.announcement == Announcement::Done)
     }
 
     /// Whether it is a thread of the kernel, which is no program.

@@ -53,7 +53,7 @@ pub(super) fn flow_change<'a>(change: &'a FlowChange, now: Moment) -> Document<'
     let types: &'static [&'static str] = match change.action {
         FlowAction::Started => &["connection", "start"],
         FlowAction::Updated => &["connection", "info"],
-        FlowAction::Ended => &["connection", "end"],
+        FlowAction::Ended | FlowAction::Whole => &["connection", "end"],
     };
     document.event = Some(Event {
         kind: Some("event"),
@@ -61,7 +61,7 @@ pub(super) fn flow_change<'a>(change: &'a FlowChange, now: Moment) -> Document<'
         r#type: Some(types),
         dataset: Some("pktscope.flow"),
         action: Some(change.action.word()),
-        reason: reason.filter(|_| change.action == FlowAction::Ended),
+        reason: reason.filter(|_| matches!(change.action, FlowAction::Ended | FlowAction::Whole)),
         ..times(&change.flow, now)
     });
     document

@@ -114,6 +114,21 @@ fn an_ended_flow_carries_every_field() {
 }
 
 #[test]
+fn a_whole_flow_is_told_as_its_start_and_its_end() {
+    let Effect::Flow(change) = ended(flow()) else { panic!("a flow") };
+    let mut whole = Vec::new();
+    let effect = Effect::Flow(FlowChange { action: FlowAction::Whole, ..change.clone() });
+    assert!(Exporter::default().line(&effect, now(), &mut whole));
+    let open = Flow { ended: None, ..flow() };
+    let started = Effect::Flow(FlowChange { action: FlowAction::Started, flow: open.into(), ..change.clone() });
+    let mut apart = Vec::new();
+    for effect in [started, Effect::Flow(change)] {
+        assert!(Exporter::default().line(&effect, now(), &mut apart));
+    }
+    assert_eq!(String::from_utf8(whole).unwrap(), String::from_utf8(apart).unwrap());
+}
+
+#[test]
 fn a_flow_that_timed_out_ended_with_its_last_packet() {
     let value = exported(&ended(Flow { ended: Some((boot(72), EndReason::IdleTimeout)), ..flow() }));
     assert_eq!(value["event"]["end"], "2026-11-20T00:00:12.000000000Z");

@@ -8,8 +8,9 @@ use std::{
 use ahash::RandomState;
 
 use super::{
-    PartKey, SocketTracker,
-    live::{LiveFlow, Phase, Tuple, has_grown},
+    Counted, PartKey, SocketTracker,
+    live::{LiveFlow, Phase, Tuple},
+    parts::Grown,
 };
 use crate::core::{
     event::{SocketReport, SocketScope},
@@ -19,6 +20,8 @@ use crate::core::{
 
 /// How long the kernel may send in the name of a closed TCP socket (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
 const TIME_WAIT: Duration = Duration::from_secs(60);
+/// Closed connections remembered at most, so that a flood of short ones costs little memory.
+const MAX_GHOSTS: usize = 32_768;
 
 /// A closed connection.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +55,7 @@ impl Ghosts {
     /// Forgets those whose time is over, and the oldest beyond `most`.
     pub(super) fn forget_old(&mut self, now: BootTime, most: usize) {
         while let Some(&(ended_at, tuple)) = self.order.front() {
-            if now < ended_at.plus(TIME_WAIT) && self.order.len() <= most {
+            if now < ended_at.plus(TIME_WAIT) && self.order.len() <= most.min(MAX_GHOSTS) {
                 break;
             }
             self.order.pop_front();
@@ -69,19 +72,14 @@ impl<U: Default> SocketTracker<U> {
         report.scope == SocketScope::Kernel && self.ghosts.by_tuple.contains_key(&(report.netns, part_key.key))
     }
 
-    /// Counts what came too late for its flow; gives its owner, and what was inferred besides.
-    pub(super) fn absorb(
-        &mut self,
-        part_key: &PartKey,
-        report: &SocketReport,
-        [sent, received]: [&Volume; 2],
-    ) -> Option<(Ownership, Volume)> {
-        let has_grown = has_grown(sent, received);
-        let ghost = self.ghosts.by_tuple.get(&(report.netns, part_key.key)).filter(|_| has_grown)?;
+    /// Counts what came too late for its flow.
+    pub(super) fn absorb(&mut self, part_key: &PartKey, report: &SocketReport, grown: &Grown) -> Counted {
+        let ghost = self.ghosts.by_tuple.get(&(report.netns, part_key.key));
+        let Some(ghost) = ghost.filter(|_| grown.has_any()) else { return Counted::default() };
         let answers_fin = ghost.answers_fin && report.received.packets == 0;
-        let inferred = if answers_fin { *sent } else { Volume::default() };
+        let inferred = if answers_fin { grown.sent } else { Volume::default() };
         self.statistics.packets_inferred += inferred.packets;
-        self.statistics.packets_late += sent.packets + received.packets + inferred.packets;
-        Some((ghost.ownership, inferred))
+        self.statistics.packets_late += grown.sent.packets + grown.received.packets + inferred.packets;
+        Counted { growth: grown.with(&inferred), ownership: Some(ghost.ownership) }
     }
 }

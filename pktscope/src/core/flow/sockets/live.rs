@@ -5,10 +5,13 @@ use crate::core::{
     flow::{
         Direction, EndReason, Endpoint, FlowId, FlowKey, FlowSettings, FlowSnapshot, Ownership, SocketOwner, Transport,
         Volume, icmp_ports, icmp_question,
-        socket_tcp::{self, SocketTcp},
+        socket_tcp::{self, Histories, SocketTcp},
     },
     time::BootTime,
 };
+
+/// When nothing is to be looked at.
+pub(super) const NEVER: BootTime = BootTime(u64::MAX);
 
 /// A connection's addresses in one network namespace.
 pub(super) type Tuple = (u64, FlowKey);
@@ -39,7 +42,7 @@ pub(super) struct LiveFlow<U> {
     pub(super) phase: Phase,
     pub(super) is_changed: bool,
     pub(super) reported_at: BootTime,
-    /// When to look at it again, as in the agenda.
+    /// When to look at it again, as in the agenda; [`NEVER`] where it is not there.
     pub(super) due: BootTime,
     /// The last sweep that still had it.
     pub(super) sweep: u64,
@@ -67,16 +70,49 @@ impl<U> LiveFlow<U> {
     }
 
     pub(super) fn next_look(&self, settings: &FlowSettings) -> BootTime {
-        if let Phase::Closed(at, _) = self.phase {
-            return at.plus(settings.socket_linger);
+        if matches!(self.phase, Phase::Closed(..)) {
+            // In the order of their close, not in the agenda.
+            return NEVER;
         }
         let update = self.is_changed.then(|| self.reported_at.plus(settings.update_interval));
         let active = settings.active_timeout.map(|timeout| self.started_at.plus(timeout));
         let looks = [self.idle_at(settings), update, active];
-        looks.into_iter().flatten().min().unwrap_or(BootTime(u64::MAX))
+        looks.into_iter().flatten().min().unwrap_or(NEVER)
     }
 
-    pub(super) fn snapshot(&self, id: FlowId, ended: Option<(BootTime, EndReason)>) -> FlowSnapshot {
+    /// Whether its start has been told.
+    pub(super) fn is_told(&self) -> bool {
+        self.reported_at != BootTime::default()
+    }
+
+    /// Takes what a report says beside its totals.
+    pub(super) fn take_facts(&mut self, report: &SocketReport, sweep: u64) {
+        // Who sends frames is known once the first system call returns.
+        if matches!(report.scope, SocketScope::Primary | SocketScope::Frames) {
+            let ownership = owner_of(report);
+            self.is_changed |= self.ownership != ownership;
+            self.ownership = ownership;
+        }
+        if report.scope == SocketScope::Primary {
+            if !self.has_primary {
+                self.phase = Phase::Open;
+            }
+            (self.opening, self.has_primary) = (report.opening, true);
+        }
+        if report.scope == SocketScope::Primary || !self.has_primary {
+            self.sweep = sweep;
+        }
+        if let Some(tcp) = &report.tcp {
+            self.tcp.update(tcp, report.is_closed);
+        }
+    }
+
+    pub(super) fn snapshot(
+        &self,
+        id: FlowId,
+        ended: Option<(BootTime, EndReason)>,
+        histories: &mut Histories,
+    ) -> FlowSnapshot {
         let (source, destination, sent, received, direction) = match self.opening {
             Opening::Active => (self.local, self.remote, self.sent, self.received, Direction::Egress),
             Opening::Passive => (self.remote, self.local, self.received, self.sent, Direction::Ingress),
@@ -95,7 +131,7 @@ impl<U> LiveFlow<U> {
             last_seen: self.last_seen,
             ended,
             ownership: self.ownership,
-            tcp: is_tcp.then(|| self.tcp.summary(self.opening, &self.sent, &self.received)),
+            tcp: is_tcp.then(|| self.tcp.summary(self.opening, &self.sent, &self.received, histories)),
         }
     }
 }
@@ -107,10 +143,6 @@ pub(super) fn grown(now: &Volume, before: &Volume) -> Option<Volume> {
         // Counted elsewhere than the packets (by the socket itself), so it may lag behind them.
         payload_bytes: now.payload_bytes.saturating_sub(before.payload_bytes),
     })
-}
-
-pub(super) fn has_grown(sent: &Volume, received: &Volume) -> bool {
-    [sent, received].into_iter().any(|more| more.packets > 0 || more.ip_bytes > 0)
 }
 
 pub(super) fn add(total: &mut Volume, more: &Volume) {

@@ -1,7 +1,37 @@
 //! What each part added since its last report.
 
 use super::{PARTS_PER_FLOW, Part, PartKey, SocketTracker, grown};
-use crate::core::{event::SocketReport, flow::Volume};
+use crate::core::{
+    event::SocketReport,
+    flow::{FlowId, Volume},
+    ledger::Growth,
+};
+
+/// What a report adds to its part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grown {
+    pub(super) sent: Volume,
+    pub(super) received: Volume,
+    /// Of both: headers of segments, sent and received.
+    pub(super) segment_header_bytes: [u64; 2],
+    /// The flow that the part went to so far, which may be over.
+    pub(super) flow: Option<FlowId>,
+    /// Whether the part is in the table.
+    pub(super) is_held: bool,
+}
+
+impl Grown {
+    /// Whether there is anything new.
+    pub(super) fn has_any(&self) -> bool {
+        [&self.sent, &self.received].into_iter().any(|more| more.packets > 0 || more.ip_bytes > 0)
+    }
+
+    /// As the ledger counts it, with what was inferred to be received besides.
+    pub(super) fn with(&self, inferred: &Volume) -> Growth {
+        let wire_bytes = [self.sent.ip_bytes, self.received.ip_bytes + inferred.ip_bytes];
+        Growth { wire_bytes, segment_header_bytes: self.segment_header_bytes }
+    }
+}
 
 impl<U: Default> SocketTracker<U> {
     /// Without its part a report would be counted again at every sweep.
@@ -10,30 +40,39 @@ impl<U: Default> SocketTracker<U> {
         self.parts.len() < bound || self.parts.contains_key(part_key)
     }
 
-    /// What the part grew by since its last report.
-    pub(super) fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> (Volume, Volume, [u64; 2]) {
+    /// What the part grew by since its last report. A part whose first report is its last is not held.
+    pub(super) fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> Grown {
         let sweep = self.sweep;
-        let Some(part) = self.parts.get_mut(part_key) else {
-            let (sent, received) = (report.sent, report.received);
-            let segment_header_bytes = report.segment_header_bytes;
-            self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
-            return (report.sent, report.received, report.segment_header_bytes);
+        let whole = Grown {
+            sent: report.sent,
+            received: report.received,
+            segment_header_bytes: report.segment_header_bytes,
+            flow: None,
+            is_held: true,
         };
-        let header_bytes =
+        let Some(part) = self.parts.get_mut(part_key) else {
+            let Grown { sent, received, segment_header_bytes, .. } = whole;
+            if !report.is_closed {
+                self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
+            }
+            return Grown { is_held: !report.is_closed, ..whole };
+        };
+        let segment_header_bytes =
             [0, 1].map(|way| report.segment_header_bytes[way].saturating_sub(part.segment_header_bytes[way]));
         part.segment_header_bytes = report.segment_header_bytes;
         let payload = [part.sent.payload_bytes, part.received.payload_bytes];
         let grown = grown(&report.sent, &part.sent).zip(grown(&report.received, &part.received));
         (part.sent, part.received, part.sweep) = (report.sent, report.received, sweep);
-        if grown.is_some() {
-            part.sent.payload_bytes = part.sent.payload_bytes.max(payload[0]);
-            part.received.payload_bytes = part.received.payload_bytes.max(payload[1]);
-        }
+        let whole = Grown { flow: part.flow, ..whole };
         match grown {
-            Some((sent, received)) => (sent, received, header_bytes),
+            Some((sent, received)) => {
+                part.sent.payload_bytes = part.sent.payload_bytes.max(payload[0]);
+                part.received.payload_bytes = part.received.payload_bytes.max(payload[1]);
+                Grown { sent, received, segment_header_bytes, ..whole }
+            }
             None => {
                 self.statistics.counters_restarted += 1;
-                (report.sent, report.received, report.segment_header_bytes)
+                whole
             }
         }
     }

@@ -97,6 +97,60 @@ fn a_short_connection_is_one_flow_from_its_last_report_alone() {
     assert_eq!(pid_of(flow), Some(7));
 }
 
+/// Takes whole flows.
+#[derive(Default)]
+struct Patient(Changes);
+
+impl Observer<()> for Patient {
+    fn change(&mut self, action: FlowAction, _at: BootTime, flow: FlowSnapshot, _user: &mut ()) {
+        self.0.push((action, flow));
+    }
+
+    fn takes_whole(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_short_connection_is_told_once_to_who_waits_for_its_end() {
+    let (mut tracker, mut seen) = (tracker(), Patient::default());
+    let closed = SocketReport { is_closed: true, ..report() };
+    tracker.report(&closed, &mut seen);
+    let late = SocketReport { cookie: 0, scope: SocketScope::Kernel, sent: volume(1, 52), tcp: None, ..closed.clone() };
+    tracker.report(&SocketReport { received: Volume::default(), ..late }, &mut seen);
+    tracker.tick(at(10), &mut seen);
+    assert!(seen.0.is_empty(), "what the kernel sends for it may still come");
+    tracker.tick(at(12), &mut seen);
+    assert_eq!(actions(&seen.0), [(FlowAction::Whole, 1)]);
+    let flow = &seen.0[0].1;
+    assert_eq!((flow.sent.packets, flow.received.packets), (6, 5), "with the ACK, and the FIN that it answers");
+    assert_eq!(flow.ended, Some((at(10), EndReason::EndOfFlow)));
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn an_open_connection_is_told_at_once_whoever_waits() {
+    let (mut tracker, mut seen) = (tracker(), Patient::default());
+    tracker.report(&report(), &mut seen);
+    tracker.report(&SocketReport { is_closed: true, at: at(11), ..report() }, &mut seen);
+    tracker.tick(at(13), &mut seen);
+    assert_eq!(actions(&seen.0), [(FlowAction::Started, 1), (FlowAction::Ended, 1)]);
+}
+
+#[test]
+fn connections_that_close_out_of_order_end_in_order() {
+    let (mut tracker, mut seen) = (tracker(), Patient::default());
+    for (cookie, millis) in [(1, 500), (2, 100), (3, 300), (4, 900)] {
+        let remote = Endpoint { port: 1000 + cookie as u16, ..report().remote };
+        let closed_at = BootTime(at(10).0 + millis * 1_000_000);
+        tracker.report(&SocketReport { cookie, remote, at: closed_at, is_closed: true, ..report() }, &mut seen);
+    }
+    tracker.tick(BootTime(at(11).0 + 400_000_000), &mut seen);
+    assert_eq!(actions(&seen.0), [(FlowAction::Whole, 2), (FlowAction::Whole, 3), (FlowAction::Whole, 1)]);
+    tracker.finish(at(12), EndReason::ForcedEnd, &mut seen);
+    assert_eq!(seen.0[3].1.ended, Some((BootTime(at(10).0 + 900_000_000), EndReason::EndOfFlow)));
+}
+
 #[test]
 fn sweeps_update_at_most_once_an_interval_and_never_lose_growth() {
     let sweeps: Vec<SocketReport> = (0..100)
