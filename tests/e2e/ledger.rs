@@ -14,23 +14,23 @@ use pktscope_tests::{
     wait::wait_until,
 };
 
-/// Closed every second; what nobody owns is not excused by the agent's being new.
-const CONFIG: &str = "[ledger]\ninterval = \"1s\"\n[detect.unattributed_egress]\nstart_grace = \"0s\"\n";
+/// Closed every second, and flows told as often; what nobody owns is not excused by the agent's being new.
+const CONFIG: &str = "[ledger]\ninterval = \"1s\"\n[flow]\nupdate_interval = \"1s\"\n[detect.unattributed_egress]\nstart_grace = \"0s\"\n";
 
 /// An agent that lives in the pair's near end and closes its ledger every second.
-fn agent_inside(namespace: &Namespace) -> Agent {
+pub(crate) fn agent_inside(namespace: &Namespace) -> Agent {
     let options = AgentOptions::new().unwrap().config(CONFIG).unwrap();
     options.flag("--learning-window", "0s").inside(namespace).start().unwrap()
 }
 
 /// One direction's entries, added up over all intervals.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Sum {
-    interface: u64,
-    attributed: u64,
-    kernel: u64,
-    forwarded: u64,
-    unknown: u64,
+pub(crate) struct Sum {
+    pub(crate) interface: u64,
+    pub(crate) attributed: u64,
+    pub(crate) kernel: u64,
+    pub(crate) forwarded: u64,
+    pub(crate) unknown: u64,
 }
 
 impl Sum {
@@ -55,7 +55,7 @@ fn sum(agent: &Agent, side: &str) -> Sum {
 }
 
 /// Waits until the ledger has everything that the interface has counted.
-fn settle(agent: &Agent, pair: &Pair) -> (Sum, Sum) {
+pub(crate) fn settle(agent: &Agent, pair: &Pair) -> (Sum, Sum) {
     let both = || (sum(agent, "tx"), sum(agent, "rx"));
     let settled = wait_until(DEADLINE, || {
         let ((tx, rx), counted) = (both(), pair.near.counters());
@@ -101,9 +101,26 @@ fn replies_of_the_kernel_are_the_kernel_s() {
     client.command().stderr(std::process::Stdio::null());
     client.run().unwrap_err();
     Traffic::new(&pair.far.namespace, &format!("ping --to {} --raw", pair.near.v4)).run().unwrap();
-    let (tx, _) = settle(&agent, &pair);
+    let (tx, rx) = settle(&agent, &pair);
     let counted = pair.near.counters();
     assert_eq!((tx.kernel, tx.attributed, tx.unknown), (counted.sent_bytes, 0, 0), "{tx:?}");
+    // What it answers reached no process either, whether or not a socket of its own took it.
+    assert_eq!((rx.attributed, rx.forwarded, rx.explained() + rx.unknown), (0, 0, counted.received_bytes), "{rx:?}");
+}
+
+#[test]
+fn what_no_socket_receives_is_unknown_for_that_reason() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    // UDP from anywhere to a broadcast address's port that nobody has: not even the kernel answers.
+    let (from, to) = (format!("{}:4000", pair.far.v4), "255.255.255.255:4001");
+    let run = format!("packet --device {} --from {from} --to {to} --count 10 --bytes 12", pair.far.device);
+    Traffic::new(&pair.far.namespace, &run).run().unwrap();
+    let (tx, rx) = settle(&agent, &pair);
+    assert_eq!((rx.unknown, rx.explained(), tx.interface), (10 * 40, 0, 0), "{rx:?} {tx:?}");
+    let reasons = |event: &Event| event.number("pktscope.ledger.rx.by_reason.no_socket");
+    assert_eq!(agent.events(|event| event.is("ledger")).iter().map(reasons).sum::<u64>(), 10 * 40);
 }
 
 #[test]

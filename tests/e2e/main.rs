@@ -4,6 +4,7 @@
 mod bytes;
 mod containers;
 mod detectors;
+mod devices;
 mod durable;
 mod harness;
 mod ledger;

@@ -5,6 +5,7 @@
 //! to a deadline.
 
 pub mod agent;
+pub mod bpf;
 pub mod cgroup;
 pub mod event;
 pub mod flow;

@@ -15,6 +15,7 @@ mod socket;
 mod tcp;
 mod udp;
 mod uring;
+mod xdp;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -41,6 +42,8 @@ enum Kind {
     Ping(raw::Ping),
     /// Sends frames from a packet socket.
     Packet(packet::Packet),
+    /// Sends frames from an AF_XDP socket.
+    Xdp(xdp::Xdp),
     /// Sends on a connection that another process made.
     Handover(handover::Handover),
     /// Accepts connections in workers that were forked before.
@@ -77,6 +80,7 @@ fn run(kind: Kind) -> Result<()> {
         Kind::Raw(raw) => raw.run(),
         Kind::Ping(ping) => ping.run(),
         Kind::Packet(packet) => packet.run(),
+        Kind::Xdp(xdp) => xdp.run(),
         Kind::Handover(handover) => handover.run(),
         Kind::Prefork(prefork) => prefork.run(),
         Kind::Activated(activated) => activated.run(),

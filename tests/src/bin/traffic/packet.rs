@@ -16,9 +16,12 @@ use crate::{raw::checksum, report, socket::count};
 
 /// `include/uapi/linux/if_packet.h`.
 const PACKET_QDISC_BYPASS: i32 = 20;
+/// `ETH_P_802_EX1` of `include/uapi/linux/if_ether.h`.
+const EXPERIMENTAL: u16 = 0x88b5;
 
+/// A UDP datagram and the interface that it leaves by.
 #[derive(Debug, Args)]
-pub struct Packet {
+pub struct Datagram {
     /// The interface to send from.
     #[arg(long)]
     device: String,
@@ -31,6 +34,15 @@ pub struct Packet {
     /// Its payload bytes.
     #[arg(long, default_value_t = 100)]
     bytes: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct Packet {
+    #[command(flatten)]
+    datagram: Datagram,
+    /// Call the frames by an experimental protocol (IEEE 802) instead of IP.
+    #[arg(long)]
+    not_ip: bool,
     /// Frames to send.
     #[arg(long, default_value_t = 10)]
     count: u64,
@@ -55,14 +67,17 @@ impl Packet {
             report::print(&report::of_this_process("sender", "ready"))?;
             report::wait_for_word()?;
         }
-        let (frame, link) = (self.frame(), link_address(&self.device)?);
+        let (mut frame, link) = (self.datagram.frame(), link_address(self.datagram.index()?)?);
+        if self.not_ip {
+            frame[12..14].copy_from_slice(&EXPERIMENTAL.to_be_bytes());
+        }
         for _ in 0..self.count {
             send_frame(&socket, &frame, &link)?;
         }
         let sent = Report {
-            local: Some(self.from.into()),
-            remote: Some(self.to.into()),
-            sent_bytes: self.bytes as u64 * self.count,
+            local: Some(self.datagram.from.into()),
+            remote: Some(self.datagram.to.into()),
+            sent_bytes: self.datagram.bytes as u64 * self.count,
             sent_units: self.count,
             ..report::of_this_process("sender", "sent")
         };
@@ -73,9 +88,20 @@ impl Packet {
         drop(socket);
         report::print(&Report { stage: "done".into(), ..sent })
     }
+}
+
+impl Datagram {
+    /// The interface's index.
+    pub fn index(&self) -> Result<u32> {
+        let name = CString::new(self.device.as_str())?;
+        // SAFETY: the name is a C string.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        ensure!(index > 0, "no interface {}: {}", self.device, io::Error::last_os_error());
+        Ok(index)
+    }
 
     /// Ethernet (to anybody), IPv4, UDP without checksum.
-    fn frame(&self) -> Vec<u8> {
+    pub fn frame(&self) -> Vec<u8> {
         let mut frame = vec![0xff; 6];
         frame.extend([0x02, 0, 0, 0, 0, 1, 0x08, 0x00]);
         frame.extend(ipv4_header(*self.from.ip(), *self.to.ip(), 28 + self.bytes));
@@ -108,11 +134,7 @@ fn bypass(socket: &Socket) -> Result<()> {
     count("PACKET_QDISC_BYPASS", set as isize).map(drop)
 }
 
-fn link_address(device: &str) -> Result<libc::sockaddr_ll> {
-    let name = CString::new(device)?;
-    // SAFETY: the name is a C string.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    ensure!(index > 0, "no interface {device}: {}", io::Error::last_os_error());
+fn link_address(index: u32) -> Result<libc::sockaddr_ll> {
     // SAFETY: sockaddr_ll is plain data, valid when zeroed.
     let mut link: libc::sockaddr_ll = unsafe { mem::zeroed() };
     link.sll_family = libc::AF_PACKET as u16;

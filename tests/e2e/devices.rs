@@ -1,0 +1,199 @@
+//! What leaves by an interface past the sockets: packet sockets, AF_XDP, tunnels; and the company of others' programs.
+
+use std::process::Stdio;
+
+use pktscope_tests::{
+    agent::Agent,
+    bpf::{Foreign, tcx_programs},
+    event::Event,
+    flow::DEADLINE,
+    machine::{missing_privilege, missing_program, missing_socket, older_than, output_of},
+    namespace::{Namespace, Pair},
+    server::UdpServer,
+    skip_if,
+    traffic::Traffic,
+    wait::wait_until,
+};
+
+use crate::ledger::{agent_inside, settle};
+
+/// Bytes of IP and UDP headers.
+const HEADERS: u64 = 28;
+
+/// Arguments of frames from the pair's near end to its far one.
+fn frames(pair: &Pair, device: &str, count: u64, bytes: u64) -> String {
+    let (from, to) = (format!("{}:4000", pair.near.v4), format!("{}:4001", pair.far.v4));
+    format!("--device {device} --from {from} --to {to} --count {count} --bytes {bytes}")
+}
+
+/// The newest event of a process's flows.
+fn flow_of(agent: &Agent, pid: u32, what: &str, is_meant: impl Fn(&Event) -> bool) -> Event {
+    agent.expect(DEADLINE, what, |event| event.is("flow") && event.pid() == pid && is_meant(event))
+}
+
+/// The filters of an interface's way out, as `tc` shows them.
+fn filters(namespace: &Namespace, device: &str) -> String {
+    let mut tc = namespace.command("tc");
+    output_of(tc.args(["filter", "show", "dev", device, "egress"]).stderr(Stdio::null()))
+}
+
+/// Gives an interface a clsact qdisc with a filter that has the last word on every packet.
+fn add_foreign_filter(namespace: &Namespace, device: &str) {
+    for arguments in [
+        format!("qdisc add dev {device} clsact"),
+        format!("filter add dev {device} egress prio 1 handle 1 bpf da bytecode 1,6 0 0 0,"),
+    ] {
+        // The program's text is one argument.
+        let (head, tail) =
+            arguments.split_once("bytecode ").map_or((&*arguments, None), |(head, tail)| (head, Some(tail)));
+        let mut tc = namespace.command("tc");
+        tc.args(head.split_whitespace());
+        if let Some(program) = tail {
+            tc.args(["bytecode", program]);
+        }
+        output_of(&mut tc);
+    }
+}
+
+/// Whether the agent's program is on an interface's way out.
+fn is_covered(namespace: &Namespace, device: &str) -> bool {
+    !tcx_programs(namespace, device).unwrap().is_empty() || filters(namespace, device).contains("pktscope")
+}
+
+#[test]
+fn programs_of_others_survive_the_agent_and_do_not_blind_it() {
+    skip_if!(missing_privilege());
+    skip_if!(older_than(6, 6));
+    let pair = Pair::new().unwrap();
+    let (namespace, device) = (&pair.near.namespace, &pair.near.device);
+    let _foreign = Foreign::attach(namespace, device).unwrap();
+    let before = tcx_programs(namespace, device).unwrap();
+    let agent = agent_inside(namespace);
+    let meanwhile = tcx_programs(namespace, device).unwrap();
+    assert_eq!(
+        (meanwhile.len(), &meanwhile[1..]),
+        (2, &before[..]),
+        "ours goes first, because theirs has the last word"
+    );
+    let _later = Foreign::attach(namespace, device).unwrap();
+    Traffic::new(namespace, &format!("packet {}", frames(&pair, device, 100, 500))).run().unwrap();
+    let (tx, _) = settle(&agent, &pair);
+    assert_eq!((tx.attributed, tx.unknown), (100 * (HEADERS + 500), 0), "{tx:?}");
+    let with_later = tcx_programs(namespace, device).unwrap();
+    assert!(agent.stop().success());
+    assert_eq!(tcx_programs(namespace, device).unwrap(), with_later[1..]);
+}
+
+#[test]
+fn filters_of_others_survive_the_agent() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_program("tc"));
+    let pair = Pair::new().unwrap();
+    let (namespace, device) = (&pair.near.namespace, &pair.near.device);
+    add_foreign_filter(namespace, device);
+    let before = filters(namespace, device);
+    assert!(before.contains("pref 1 bpf"), "{before}");
+    let agent = agent_inside(namespace);
+    let meanwhile = filters(namespace, device);
+    assert!(before.lines().all(|line| meanwhile.contains(line)), "{before}\n{meanwhile}");
+    assert!(agent.stop().success());
+    assert_eq!(filters(namespace, device), before);
+}
+
+#[test]
+fn an_interface_that_comes_later_is_covered_and_may_go() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_program("tc"));
+    let pair = Pair::new().unwrap();
+    let near = &pair.near.namespace;
+    let agent = agent_inside(near);
+    let far = pair.far.namespace.path();
+    near.ip(&format!("link add late0 type veth peer name late1 netns {}", far.display())).unwrap();
+    near.set("ipv6/conf/late0/disable_ipv6", "1").unwrap();
+    pair.far.namespace.set("ipv6/conf/late1/disable_ipv6", "1").unwrap();
+    near.ip("link set late0 up").unwrap();
+    pair.far.namespace.ip("link set late1 up").unwrap();
+    wait_until(DEADLINE, || is_covered(near, "late0").then_some(())).expect("late0 is covered");
+    let sent = Traffic::new(near, &format!("packet {}", frames(&pair, "late0", 100, 500))).run().unwrap();
+    let flow = flow_of(&agent, sent.pid, "flow by the later interface", |event| event.volume().sent_packets == 100);
+    assert_eq!(flow.volume().sent_bytes, 100 * (HEADERS + 500));
+    near.ip("link del late0").unwrap();
+    Traffic::new(near, &format!("packet {}", frames(&pair, &pair.near.device, 50, 100))).run().unwrap();
+    let (tx, _) = settle(&agent, &pair);
+    assert_eq!(tx.unknown, 0, "{tx:?}");
+}
+
+#[test]
+fn frames_that_are_not_ip_are_attributed_without_a_flow() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    let run = format!("packet {} --not-ip", frames(&pair, &pair.near.device, 40, 100));
+    let sent = Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    let (tx, _) = settle(&agent, &pair);
+    assert_eq!((tx.attributed, tx.unknown), (40 * (HEADERS + 100), 0), "{tx:?}");
+    assert!(agent.events(|event| event.is("flow") && event.pid() == sent.pid).is_empty());
+}
+
+#[test]
+fn what_af_xdp_sends_is_unknown() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_socket("AF_XDP", libc::AF_XDP, libc::SOCK_RAW, 0));
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    let sent = Traffic::new(&pair.near.namespace, &format!("xdp {}", frames(&pair, &pair.near.device, 200, 500)))
+        .run()
+        .unwrap();
+    let (tx, _) = settle(&agent, &pair);
+    let counted = pair.near.counters();
+    assert_eq!((counted.sent_packets, counted.sent_bytes), (200, 200 * (HEADERS + 500)), "the interface saw them");
+    assert_eq!((tx.unknown, tx.attributed), (counted.sent_bytes, 0), "{tx:?}");
+    assert!(agent.events(|event| event.is("flow") && event.pid() == sent.pid).is_empty());
+}
+
+/// Addresses of the tunnel's ends.
+const INNER: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+/// Theirs in hardware: VXLAN takes a frame that bears its own for an echo.
+const HARDWARE: [&str; 2] = ["02:70:6b:74:73:03", "02:70:6b:74:73:04"];
+
+/// Joins the pair's ends by a tunnel as well; why not, where the kernel has none of its kind.
+fn add_tunnel(pair: &Pair) -> Option<String> {
+    for (at, host, other) in [(0, &pair.near, &pair.far), (1, &pair.far, &pair.near)] {
+        let namespace = &host.namespace;
+        let kind = format!("type vxlan id 7 remote {} dev {} dstport 4789", other.v4, host.device);
+        if let Err(error) = namespace.ip(&format!("link add tunnel0 {kind}")) {
+            return Some(format!("this kernel has no VXLAN: {error}"));
+        }
+        namespace.set("ipv6/conf/tunnel0/disable_ipv6", "1").unwrap();
+        namespace.ip(&format!("link set tunnel0 address {}", HARDWARE[at])).unwrap();
+        namespace.ip(&format!("addr add {}/24 dev tunnel0", INNER[at])).unwrap();
+        namespace.ip("link set tunnel0 up").unwrap();
+        namespace.ip(&format!("neigh add {} lladdr {} dev tunnel0", INNER[1 - at], HARDWARE[1 - at])).unwrap();
+    }
+    None
+}
+
+#[test]
+fn a_tunnel_s_outer_packets_are_the_kernel_s_whoever_sent_the_inner_ones() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    skip_if!(add_tunnel(&pair));
+    let agent = agent_inside(&pair.near.namespace);
+    let server = UdpServer::start(&pair.far.namespace, INNER[1].parse().unwrap(), true).unwrap();
+    let run = format!("udp --to {} --count 100 --bytes 500 --echo", server.addr);
+    let sent = Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    let tcp = pktscope_tests::server::TcpServer::start(&pair.far.namespace, INNER[1].parse().unwrap(), 50_000).unwrap();
+    Traffic::new(&pair.near.namespace, &format!("tcp --to {} --bytes 100000", tcp.addr)).run().unwrap();
+    let run = format!("packet {}", frames(&pair, "tunnel0", 30, 200));
+    let framed = Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    let (tx, rx) = settle(&agent, &pair);
+    let counted = pair.near.counters();
+    assert_eq!((tx.kernel, tx.attributed, tx.unknown), (counted.sent_bytes, 0, 0), "{tx:?}");
+    assert_eq!((rx.interface, rx.attributed), (counted.received_bytes, 0), "{rx:?}");
+    let inner = flow_of(&agent, sent.pid, "inner flow", |event| event.volume().sent_packets == 100);
+    assert_eq!(inner.volume().sent_bytes, 100 * (HEADERS + 500));
+    let inner = flow_of(&agent, framed.pid, "inner frames' flow", |event| event.volume().sent_packets == 30);
+    assert_eq!(inner.volume().sent_bytes, 30 * (HEADERS + 200));
+    let outer = agent.events(|event| event.is("flow") && event.number("destination.port") == 4789 && event.pid() != 0);
+    assert!(outer.is_empty(), "{outer:?}");
+}
