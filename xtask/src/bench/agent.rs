@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::cpu;
+use super::{cpu, netns::Namespace};
 use crate::{clock::Stopwatch, workspace};
 
 /// Loading the programs takes a second or two.
@@ -26,13 +26,21 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Starts it in a network namespace, on a state folder of its own, and waits until every hook is attached.
+    pub fn start_in(namespace: &Namespace, program: &Path, arguments: &[OsString]) -> Result<Self> {
+        Self::run(namespace.command(program.as_os_str()), program, arguments)
+    }
+
     /// Starts it on a state folder of its own and waits until every hook is attached.
     pub fn start(program: &Path, arguments: &[OsString]) -> Result<Self> {
+        Self::run(Command::new(program), program, arguments)
+    }
+
+    fn run(mut command: Command, program: &Path, arguments: &[OsString]) -> Result<Self> {
         let folder = workspace::target().join(format!("bench/{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
         let log = fs::File::create(folder.join("log")).context("failed to create the agent's log")?;
-        let mut command = Command::new(program);
         command.arg("run").arg("--state-dir").arg(&folder).arg("--runtime-dir").arg(&folder);
         command.arg("--ready-file").arg(folder.join("ready")).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

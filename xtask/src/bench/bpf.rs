@@ -18,11 +18,15 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ENABLE_STATS: libc::c_long = 32;
 const BPF_STATS_RUN_TIME: u32 = 0;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
 const BPF_CGROUP_INET_INGRESS: u32 = 0;
 const BPF_CGROUP_INET_EGRESS: u32 = 1;
+const BPF_TCX_EGRESS: u32 = 47;
 /// `r0 = 1; exit`: let the packet pass.
 const LET_PASS: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+/// `r0 = -1; exit`: `TCX_NEXT`, go on with the next program.
+const GO_ON: [u64; 2] = [0xffff_ffff_0000_00b7, 0x0000_0000_0000_0095];
 
 /// The first fields of the `BPF_PROG_LOAD` part of `union bpf_attr`; the kernel takes the rest as zero.
 #[repr(C)]
@@ -50,6 +54,8 @@ struct LinkAttributes {
     target: u32,
     attach_type: u32,
     flags: u32,
+    relative: u64,
+    revision: u64,
 }
 
 /// Both programs, attached to the root of the cgroup2 hierarchy until dropped.
@@ -66,31 +72,50 @@ impl EmptyPair {
     pub fn attach() -> Result<Self> {
         let path = cgroup_root()?;
         let cgroup = File::open(&path).with_context(|| format!("failed to open {}", path.display()))?;
-        let (egress, first) = attach(&cgroup, BPF_CGROUP_INET_EGRESS, b"bench_out")?;
-        let (ingress, second) = attach(&cgroup, BPF_CGROUP_INET_INGRESS, b"bench_in")?;
+        let attach = |way, name: &[u8]| -> Result<(OwnedFd, OwnedFd)> {
+            let program = load(BPF_PROG_TYPE_CGROUP_SKB, &LET_PASS, way, name)?;
+            let link = link(&program, cgroup.as_raw_fd().cast_unsigned(), way)?;
+            Ok((program, link))
+        };
+        let (egress, first) = attach(BPF_CGROUP_INET_EGRESS, b"bench_out")?;
+        let (ingress, second) = attach(BPF_CGROUP_INET_INGRESS, b"bench_in")?;
         Ok(Self { egress, ingress, _links: [first, second] })
     }
 }
 
-fn attach(cgroup: &File, attach_type: u32, name: &[u8]) -> Result<(OwnedFd, OwnedFd)> {
+/// An empty program on the way out of an interface, until dropped.
+pub struct EmptyClassifier {
+    /// The program.
+    pub program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl EmptyClassifier {
+    /// Loads it and attaches it to an interface of the calling thread's network namespace, behind what is there.
+    pub fn attach(interface: u32) -> Result<Self> {
+        let program = load(BPF_PROG_TYPE_SCHED_CLS, &GO_ON, 0, b"bench_tc")?;
+        let link = link(&program, interface, BPF_TCX_EGRESS)?;
+        Ok(Self { program, _link: link })
+    }
+}
+
+fn load(program_type: u32, instructions: &[u64; 2], expected_attach_type: u32, name: &[u8]) -> Result<OwnedFd> {
     let mut attributes = ProgramAttributes {
-        program_type: BPF_PROG_TYPE_CGROUP_SKB,
+        program_type,
         instruction_count: 2,
-        instructions: LET_PASS.as_ptr() as u64,
+        instructions: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
-        expected_attach_type: attach_type,
+        expected_attach_type,
         ..ProgramAttributes::default()
     };
     attributes.name[..name.len()].copy_from_slice(name);
-    let program = bpf(BPF_PROG_LOAD, &attributes).context("failed to load an empty program")?;
-    let attributes = LinkAttributes {
-        program: program.as_raw_fd().cast_unsigned(),
-        target: cgroup.as_raw_fd().cast_unsigned(),
-        attach_type,
-        flags: 0,
-    };
-    let link = bpf(BPF_LINK_CREATE, &attributes).context("failed to attach an empty program")?;
-    Ok((program, link))
+    bpf(BPF_PROG_LOAD, &attributes).context("failed to load an empty program")
+}
+
+fn link(program: &OwnedFd, target: u32, attach_type: u32) -> Result<OwnedFd> {
+    let program = program.as_raw_fd().cast_unsigned();
+    let attributes = LinkAttributes { program, target, attach_type, ..LinkAttributes::default() };
+    bpf(BPF_LINK_CREATE, &attributes).context("failed to attach an empty program")
 }
 
 /// Makes the kernel time every program until dropped.
@@ -225,6 +250,6 @@ mod tests {
     fn attributes_have_the_kernels_layout() {
         assert_eq!(std::mem::offset_of!(ProgramAttributes, name), 48);
         assert_eq!(std::mem::offset_of!(ProgramAttributes, expected_attach_type), 68);
-        assert_eq!(size_of::<LinkAttributes>(), 16);
+        assert_eq!(size_of::<LinkAttributes>(), 32);
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{
     agent::Agent,
-    bpf::{EmptyPair, ProgramInfo, Statistics},
+    bpf::{EmptyClassifier, EmptyPair, ProgramInfo, Statistics},
     load::Work,
     netns::Pair,
     quantile::Spread,
@@ -39,7 +39,16 @@ struct Column {
 pub fn measure(program: &Path, arguments: &KernelArguments) -> Result<()> {
     let pair = Pair::new()?;
     let empty = EmptyPair::attach()?;
-    let agent = Agent::start(program, &arguments.agent_arguments)?;
+    // Inside, so that its program is on the interface's way out, and the empty one behind it.
+    let agent = Agent::start_in(&pair.near, program, &arguments.agent_arguments)?;
+    let interface = pair.near_interface()?;
+    let classifier = pair.near.run(|| EmptyClassifier::attach(interface));
+    if let Err(fault) = &classifier {
+        command::say(&format!(
+            "no empty program on the interface's way out (before Linux 6.6 there is no TCX): {fault:#}"
+        ));
+    }
+    let empty = References { pair: empty, classifier: classifier.ok() };
     let _statistics = Statistics::enable()?;
     let known = read(&empty, &agent)?;
     let mut columns = vec![[Column::default(), Column::default(), Column::default()]; known.len()];
@@ -54,13 +63,35 @@ pub fn measure(program: &Path, arguments: &KernelArguments) -> Result<()> {
             }
         }
     }
-    print(&known, &columns);
+    print(&empty, &known, &columns);
     Ok(())
 }
 
-/// The empty egress and ingress programs, then the agent's.
-fn read(empty: &EmptyPair, agent: &Agent) -> Result<Vec<ProgramInfo>> {
-    let mut infos = vec![ProgramInfo::of(&empty.egress)?, ProgramInfo::of(&empty.ingress)?];
+/// The empty programs that others are compared with.
+struct References {
+    pair: EmptyPair,
+    classifier: Option<EmptyClassifier>,
+}
+
+impl References {
+    /// Where a program's reference stands among what is read.
+    fn index_for(&self, name: &str) -> usize {
+        match name {
+            "ingress" | "bench_in" => 1,
+            "tc_egress" | "bench_tc" if self.classifier.is_some() => 2,
+            _ => 0,
+        }
+    }
+
+    fn len(&self) -> usize {
+        2 + usize::from(self.classifier.is_some())
+    }
+}
+
+/// The empty programs, egress, ingress and the interface's, then the agent's.
+fn read(empty: &References, agent: &Agent) -> Result<Vec<ProgramInfo>> {
+    let mut infos = vec![ProgramInfo::of(&empty.pair.egress)?, ProgramInfo::of(&empty.pair.ingress)?];
+    infos.extend(empty.classifier.as_ref().map(|classifier| ProgramInfo::of(&classifier.program)).transpose()?);
     infos.extend(ProgramInfo::of_process(agent.pid())?);
     Ok(infos)
 }
@@ -89,18 +120,21 @@ impl Column {
     }
 }
 
-fn print(infos: &[ProgramInfo], columns: &[[Column; 3]]) {
+fn print(empty: &References, infos: &[ProgramInfo], columns: &[[Column; 3]]) {
     println!("Per unit of work: runs, nanoseconds a run, that ÷ the empty program's in the same run (medians);");
-    println!("ingress is compared with the empty ingress program, everything else with the empty egress program.");
+    println!(
+        "ingress is compared with the empty ingress program, tc_egress with the empty one on the interface's way out,"
+    );
+    println!("everything else with the empty egress program. All that tc_egress sees here has an inet socket.");
     println!("Loading takes at most the time shown: until the next program of the agent was loaded.\n");
     print!("{:<16} {:>6} {:>9} {:>8}", "program", "insns", "verified", "load ms");
     WORKS.iter().for_each(|work| print!(" {:>28}", work.unit()));
     println!();
     for (at, (info, row)) in infos.iter().zip(columns).enumerate() {
-        let next = infos.get(at + 1).filter(|_| 2 <= at);
+        let next = infos.get(at + 1).filter(|_| empty.len() <= at);
         let load = next.map_or("-".into(), |next| milliseconds(next.loaded_at.saturating_sub(info.loaded_at)));
         print!("{:<16} {:>6} {:>9} {load:>8}", info.name, info.instructions, info.verified_instructions);
-        let reference = &columns[usize::from(info.name == "ingress" || info.name == "bench_in")];
+        let reference = &columns[empty.index_for(&info.name)];
         row.iter().zip(reference).for_each(|(column, empty)| print!(" {}", column.cell(empty.nanoseconds())));
         println!();
     }

@@ -91,6 +91,13 @@ impl Pair {
     /// The address of the far side.
     pub const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 213, 7, 2));
 
+    /// Index of the near side's interface.
+    pub fn near_interface(&self) -> Result<u32> {
+        // SAFETY: the name is a C string.
+        let index = self.near.run(|| unsafe { libc::if_nametoindex(c"bench0".as_ptr()) });
+        if index == 0 { Err(io::Error::last_os_error()).context("failed to find bench0") } else { Ok(index) }
+    }
+
     /// Both, joined.
     pub fn new() -> Result<Self> {
         let pair = Self { near: Namespace::new()?, far: Namespace::new()? };
