@@ -207,11 +207,18 @@ impl<'a> Session<'a> {
         self.finish(ReplayInput::Capture(Box::new(statistics)), bytes, fault)
     }
 
-    fn take_packets(&mut self, batch: &[TimedPacket<'_>]) {
-        let Some((at, _)) = batch.last() else { return };
-        self.pass_time_to(moment(*at));
-        self.pipeline.packets(batch, self.now, &mut self.effects);
-        self.hand_out();
+    /// Takes packets second by second, so that none is taken at a later one's time.
+    fn take_packets(&mut self, mut batch: &[TimedPacket<'_>]) {
+        while let Some((first, _)) = batch.first() {
+            self.pass_time_to(moment(*first));
+            let is_later = |(at, _): &TimedPacket<'_>| self.is_new_second(moment(*at));
+            let (now, later) = batch.split_at(batch.iter().position(is_later).unwrap_or(batch.len()));
+            let latest = now.iter().map(|(at, _)| *at).max().unwrap_or(*first);
+            self.pass_time_to(moment(latest));
+            self.pipeline.packets(now, self.now, &mut self.effects);
+            self.hand_out();
+            batch = later;
+        }
     }
 
     fn recording(mut self, file: File) -> Result<ReplayReport, ReplayError> {
@@ -236,7 +243,7 @@ impl<'a> Session<'a> {
 
     /// Lets the pipeline see each second that begins; its time never goes back.
     fn pass_time_to(&mut self, at: Moment) {
-        let is_new_second = self.now.wall.seconds() < at.wall.seconds();
+        let is_new_second = self.is_new_second(at);
         if self.now.boot < at.boot {
             self.now = at;
         }
@@ -244,6 +251,10 @@ impl<'a> Session<'a> {
             self.pipeline.tick(self.now, &mut self.effects);
             self.hand_out();
         }
+    }
+
+    fn is_new_second(&self, at: Moment) -> bool {
+        self.now.wall.seconds() < at.wall.seconds()
     }
 
     fn hand_out(&mut self) {

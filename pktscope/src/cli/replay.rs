@@ -81,9 +81,7 @@ impl ReplayArguments {
         printer.bar.finish_and_clear();
         printer.outcome?;
         let took = clock::now().boot.since(started);
-        if !self.json && !self.writes_to_stdout() {
-            summarise(&report, took);
-        }
+        summarise(&report, took);
         complain(self, &report)
     }
 

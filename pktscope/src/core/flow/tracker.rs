@@ -170,11 +170,11 @@ impl<U: Default + PartialEq> Tracker<U> {
             let index = self.finished;
             self.finished = if index as usize + 1 < self.table.slots() { index + 1 } else { 0 };
             if self.table.entry(index).has(bits::LIVE) {
-                let reason = match self.table.entry(index).class() {
-                    Class::Closed => self.closed_reason(index),
-                    _ => reason,
+                let (at, reason) = match self.table.entry(index).class() {
+                    Class::Closed => self.ending(index),
+                    _ => (now, reason),
                 };
-                self.end(index, now, reason, observer);
+                self.end(index, at, reason, observer);
                 left -= 1;
             }
         }
