@@ -91,9 +91,10 @@ pub(crate) fn flow() -> Flow {
         tcp: Some(TcpSummary {
             history: "ShADadFf".into(),
             conn_state: ConnState::SF,
-            retransmitted: [1, 0],
-            out_of_order: [0, 2],
-            gap_bytes: [0, 0],
+            retransmitted: [Some(1), Some(0)],
+            out_of_order: Some([0, 2]),
+            gap_bytes: Some([0, 0]),
+            smoothed_rtt: None,
             handshake_rtt: Some(Duration::from_millis(30)),
         }),
         tls: Some(Arc::new(ClientHello {

@@ -421,7 +421,7 @@ fn streams_states_and_retransmissions_are_tsharks() {
                 };
                 let tcp = flow.tcp.as_ref().unwrap();
                 streams += 1;
-                as_often += u32::from(number(row, "retrans") == tcp.retransmitted.iter().sum::<u64>());
+                as_often += u32::from(number(row, "retrans") == tcp.retransmitted.iter().flatten().sum::<u64>());
                 let is_state = tcp.conn_state.name() == text(row, &["state"]);
                 let is_known = OTHER_STATE.iter().any(|(other, _)| *other == pcap);
                 if !is_state && !is_known && !may_differ_in_state(flow, a, &tcp.history) {

@@ -278,14 +278,16 @@ pub struct TcpSummary {
     pub history: Arc<str>,
     /// Zeek's conn_state.
     pub conn_state: ConnState,
-    /// Segments retransmitted by the source, and by the destination.
-    pub retransmitted: [u64; 2],
-    /// Segments out of order from the source, and from the destination.
-    pub out_of_order: [u64; 2],
-    /// Bytes missing from the source's stream, and from the destination's.
-    pub gap_bytes: [u64; 2],
-    /// Round trip seen in the handshake.
+    /// Segments retransmitted by the source, and by the destination; a socket knows its own.
+    pub retransmitted: [Option<u64>; 2],
+    /// Segments out of order from the source, and from the destination; of packets only.
+    pub out_of_order: Option<[u64; 2]>,
+    /// Bytes missing from the source's stream, and from the destination's; of packets only.
+    pub gap_bytes: Option<[u64; 2]>,
+    /// Round trip seen in the handshake; of packets only.
     pub handshake_rtt: Option<Duration>,
+    /// Round trip as the socket last smoothed it (RFC 6298); of sockets only.
+    pub smoothed_rtt: Option<Duration>,
 }
 
 /// A flow's identifier, the same in every event of the flow.

@@ -1,6 +1,6 @@
 //! What a TCP socket's last words say of its connection, in Zeek's letters: only what is known, in a plausible order.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ahash::RandomState;
 use hashbrown::HashMap;
@@ -86,17 +86,19 @@ impl SocketTcp {
         received: &Volume,
         histories: &mut Histories,
     ) -> TcpSummary {
-        let retransmitted = self.last.map_or(0, |last| u64::from(last.retransmitted));
+        let retransmitted = self.last.map(|last| u64::from(last.retransmitted));
+        let smoothed = self.last.map(|last| last.srtt_us).filter(|micros| *micros > 0);
         TcpSummary {
             history: histories.share(self.history(opening, sent, received)),
             conn_state: self.conn_state(opening, sent, received),
             retransmitted: match opening {
-                Opening::Active => [retransmitted, 0],
-                Opening::Passive => [0, retransmitted],
+                Opening::Active => [retransmitted, None],
+                Opening::Passive => [None, retransmitted],
             },
-            out_of_order: [0; 2],
-            gap_bytes: [0; 2],
+            out_of_order: None,
+            gap_bytes: None,
             handshake_rtt: None,
+            smoothed_rtt: smoothed.map(|micros| Duration::from_micros(u64::from(micros))),
         }
     }
 

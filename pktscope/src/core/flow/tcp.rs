@@ -403,10 +403,11 @@ impl Connection<'_> {
         TcpSummary {
             history: self.history.text(losses.map(|losses| &losses.spill)),
             conn_state: conn_state(*self.ends, has_payload),
-            retransmitted: losses.map_or([0; 2], Losses::retransmitted),
-            out_of_order: losses.map_or([0; 2], |losses| losses.out_of_order),
-            gap_bytes: losses.map_or([0; 2], Losses::missing),
+            retransmitted: losses.map_or([0; 2], Losses::retransmitted).map(Some),
+            out_of_order: Some(losses.map_or([0; 2], |losses| losses.out_of_order)),
+            gap_bytes: Some(losses.map_or([0; 2], Losses::missing)),
             handshake_rtt: (rtt != 0 && rtt != RTT_UNKNOWABLE).then(|| Duration::from_micros(u64::from(rtt))),
+            smoothed_rtt: None,
         }
     }
 }

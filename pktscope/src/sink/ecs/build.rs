@@ -188,13 +188,14 @@ fn attribution(attribution: &Attribution) -> AttributionFields<'_> {
 
 fn tcp(summary: &TcpSummary) -> Tcp {
     Tcp {
-        source_retransmitted: Some(summary.retransmitted[0]),
-        destination_retransmitted: Some(summary.retransmitted[1]),
-        source_out_of_order: Some(summary.out_of_order[0]),
-        destination_out_of_order: Some(summary.out_of_order[1]),
-        source_gap_bytes: Some(summary.gap_bytes[0]),
-        destination_gap_bytes: Some(summary.gap_bytes[1]),
+        source_retransmitted: summary.retransmitted[0],
+        destination_retransmitted: summary.retransmitted[1],
+        source_out_of_order: summary.out_of_order.map(|[source, _]| source),
+        destination_out_of_order: summary.out_of_order.map(|[_, destination]| destination),
+        source_gap_bytes: summary.gap_bytes.map(|[source, _]| source),
+        destination_gap_bytes: summary.gap_bytes.map(|[_, destination]| destination),
         handshake_rtt: summary.handshake_rtt.map(nanos),
+        smoothed_rtt: summary.smoothed_rtt.map(nanos),
     }
 }
 

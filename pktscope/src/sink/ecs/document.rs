@@ -218,6 +218,7 @@ optional! {
         source_gap_bytes: u64,
         destination_gap_bytes: u64,
         handshake_rtt: u64,
+        smoothed_rtt: u64,
     }
 }
 

@@ -169,9 +169,10 @@ impl Connection {
             tcp: (self.transport == Transport::TCP).then(|| TcpSummary {
                 history: history.into(),
                 conn_state: state,
-                retransmitted: [0; 2],
-                out_of_order: [0; 2],
-                gap_bytes: [0; 2],
+                retransmitted: [None; 2],
+                out_of_order: None,
+                gap_bytes: None,
+                smoothed_rtt: None,
                 handshake_rtt: None,
             }),
             tls: None,

@@ -57,10 +57,11 @@ impl OwnPart<'_> {
         Some(TcpSummary {
             history: interned.name(self.history.as_deref().unwrap_or("")),
             conn_state: self.conn_state.as_deref().and_then(ConnState::from_word).unwrap_or(ConnState::OTH),
-            retransmitted: [0; 2],
-            out_of_order: [0; 2],
-            gap_bytes: [0; 2],
+            retransmitted: [None; 2],
+            out_of_order: None,
+            gap_bytes: None,
             handshake_rtt: None,
+            smoothed_rtt: None,
         })
     }
 }

@@ -136,7 +136,7 @@ fn a_long_history_keeps_its_ending() {
     segments.push(server(RST, 701, 0, 0));
     let tcp = only(&run(&segments)).tcp.unwrap();
     assert!(tcp.history.starts_with("ShADd") && tcp.history.ends_with("Fr"), "{}", tcp.history);
-    assert_eq!(tcp.retransmitted[0], 2000);
+    assert_eq!(tcp.retransmitted[0], Some(2000));
 }
 
 /// A new SYN on an established tuple is a new connection.
