@@ -102,6 +102,29 @@ fn both_ends_of_an_older_connection_know_who_opened_it() {
 }
 
 #[test]
+fn a_process_keeps_its_entity_id_over_agents() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let listener = pair.far.namespace.run(|| TcpListener::bind((pair.far.v4, 0))).unwrap();
+    // The first agent sees the process start, the second one finds it there.
+    let first = late_agent();
+    let run = format!("tcp --to {} --bytes 0 --linger", listener.local_addr().unwrap());
+    let (running, opened) = paused(&pair, &run);
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut entity_of = |agent: &Agent| {
+        stream.write_all(&[0; 4000]).unwrap();
+        let seen = agent.expect(DEADLINE, "the flow", |event| is_reported(event, &opened));
+        assert_eq!(seen.pid(), opened.pid, "{seen}");
+        seen.text("process.entity_id").to_owned()
+    };
+    let before = entity_of(&first);
+    drop(first);
+    assert_eq!(entity_of(&late_agent()), before);
+    drop(stream);
+    running.finish().unwrap();
+}
+
+#[test]
 fn listeners_and_bound_sockets_are_known() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();
