@@ -79,6 +79,7 @@ pub fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]>
 pub fn parse<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Option<Layout> {
     let [first] = load::<1>(skb, offset)?;
     let layout = match first >> 4 {
+        4 if first == PLAIN_V4 && parse_plain_v4::<W>(skb, offset, tuple) => return Some(PLAIN_V4_LAYOUT),
         4 => parse_v4::<W>(skb, offset, tuple)?,
         6 => parse_v6::<W>(skb, offset, tuple)?,
         _ => return None,
@@ -130,6 +131,33 @@ fn load_words<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u64; 
     }
 }
 
+/// First byte of an IPv4 header without options, and where its parts begin.
+const PLAIN_V4: u8 = 0x45;
+const PLAIN_V4_LAYOUT: Layout = Layout { network_bytes: 20, is_v6: false };
+
+/// Reads both ends of an IPv4 packet without options at once, where its protocol begins with ports; else reads nothing
+/// that stays.
+#[inline(always)]
+fn parse_plain_v4<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> bool {
+    let Some(words) = load_words::<3>(skb, offset) else { return false };
+    let [_, protocol, _, _, s0, s1, s2, s3] = words[1].to_ne_bytes();
+    let [d0, d1, d2, d3, p0, p1, p2, p3] = words[2].to_ne_bytes();
+    if !begins_with_ports(protocol) {
+        return false;
+    }
+    let source = map_v4(u32::from_ne_bytes([s0, s1, s2, s3]));
+    place::<W>(tuple, source, map_v4(u32::from_ne_bytes([d0, d1, d2, d3])));
+    place_ports::<W>(tuple, [p0, p1], [p2, p3]);
+    tuple.protocol = protocol;
+    true
+}
+
+/// Whether a transport header begins with two ports.
+#[inline(always)]
+fn begins_with_ports(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP | protocol::DCCP | protocol::SCTP | protocol::UDPLITE)
+}
+
 #[inline(always)]
 fn parse_v4<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Option<Layout> {
     let [first] = load::<1>(skb, offset)?;
@@ -165,7 +193,7 @@ fn parse_v6<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Opti
 #[inline(always)]
 fn parse_transport<W: Way>(skb: *mut __sk_buff, at: u32, tuple: &mut Tuple) {
     match tuple.protocol {
-        protocol::TCP | protocol::UDP | protocol::DCCP | protocol::SCTP | protocol::UDPLITE => {
+        ports if begins_with_ports(ports) => {
             let Some(ports) = load::<4>(skb, at) else { return };
             place_ports::<W>(tuple, [ports[0], ports[1]], [ports[2], ports[3]]);
         }

@@ -70,10 +70,58 @@ fn count<W: Way>(skb: *mut __sk_buff) {
     // SAFETY: not null, and the verifier knows its size.
     let flags = unsafe { read_volatile(addr_of!((*state).flags)) };
     let wanted = flags & (flags::FAST_TCP | flags::FAST_OTHER | slow_bits::<W>());
-    if wanted == flags::FAST_TCP || (wanted == flags::FAST_OTHER && is_first_peer::<W>(skb, state)) {
+    if wanted == flags::FAST_TCP {
+        return add_tcp::<W>(skb, state, flags);
+    }
+    if wanted == flags::FAST_OTHER && is_first_peer::<W>(skb, state) {
         return add_packet::<W>(skb, state, flags);
     }
+    if W::IS_SENT && wanted == flags::FAST_TCP | flags::INSPECT_SENT && tcp_headers(skb) == context!(skb, len) {
+        // Nothing to inspect in a segment without payload.
+        return add_whole::<W>(counts_of(state), context!(skb, len));
+    }
     slow::<W>(skb, sk, state);
+}
+
+#[inline(always)]
+fn counts_of(state: *mut SocketState) -> *mut Counts {
+    // SAFETY: `state` is a socket's state.
+    unsafe { addr_of_mut!((*state).counts) }
+}
+
+/// Adds a packet of a TCP connection. The headers of a super-packet are read where they lie, which is in the packet's
+/// linear part, where TCP has just written or read them.
+#[inline(always)]
+fn add_tcp<W: Way>(skb: *mut __sk_buff, state: *mut SocketState, flags: u32) {
+    let segments = context!(skb, gso_segs);
+    if segments == 1 {
+        return add_whole::<W>(counts_of(state), context!(skb, len));
+    }
+    let headers = if segments == 0 { 0 } else { tcp_headers(skb) };
+    if headers == 0 {
+        return add_packet::<W>(skb, state, flags);
+    }
+    add::<W>(counts_of(state), repeated(context!(skb, len), segments, headers));
+}
+
+/// Bytes of the IP and TCP headers of a packet without IP options or extension headers; 0 of any other.
+#[inline(always)]
+fn tcp_headers(skb: *mut __sk_buff) -> u32 {
+    let data = context!(skb, data) as usize as *const u8;
+    let end = context!(skb, data_end) as usize as *const u8;
+    // SAFETY: every load is behind a comparison with the packet's end, which the verifier demands.
+    unsafe {
+        if data.add(40) > end {
+            return 0;
+        }
+        if *data == 0x45 {
+            return 20 + u32::from(*data.add(32) >> 4) * 4;
+        }
+        if data.add(60) > end || *data >> 4 != 6 || *data.add(6) != protocol::TCP {
+            return 0;
+        }
+        header::IPV6_HEADER_BYTES + u32::from(*data.add(52) >> 4) * 4
+    }
 }
 
 /// Bits that keep a packet from the fast path.
@@ -87,8 +135,7 @@ fn slow_bits<W: Way>() -> u32 {
 fn add_packet<W: Way>(skb: *mut __sk_buff, state: *mut SocketState, flags: u32) {
     let bytes = context!(skb, len);
     let segments = context!(skb, gso_segs);
-    // SAFETY: `state` is a socket's state.
-    let counts = unsafe { addr_of_mut!((*state).counts) };
+    let counts = counts_of(state);
     let is_whole = segments == 1 || (segments == 0 && bytes <= MIN_MTU);
     if is_whole && (flags & flags::FAST_TCP != 0 || bytes <= MIN_MTU) {
         return add_whole::<W>(counts, bytes);

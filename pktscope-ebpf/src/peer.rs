@@ -42,8 +42,12 @@ pub fn place_handshake<W: Way>(skb: *mut __sk_buff, state: &SocketState, key: &m
     if let Some(peer) = find(key) {
         return place(peer);
     }
-    let fresh = fresh(skb, key, Some(state), flags::HANDSHAKE | flags::PASSIVE);
-    insert::<W>(skb, key, &fresh, size)
+    let mut fresh = fresh(skb, key, Some(state), flags::HANDSHAKE | flags::PASSIVE);
+    packet::add::<W>(&raw mut fresh.counts, size);
+    if PEERS.insert(&*key, &fresh, u64::from(BPF_NOEXIST)).is_ok() {
+        return NOWHERE;
+    }
+    found_or_full::<W>(skb, key, size)
 }
 
 /// The place of an unconnected socket's further peer.
@@ -213,6 +217,12 @@ fn fresh(skb: *mut __sk_buff, key: &PeerKey, state: Option<&SocketState>, bits: 
 fn insert<W: Way>(skb: *mut __sk_buff, key: &PeerKey, fresh: &PeerState, size: Size) -> Place {
     // Where another CPU was first, its entry is as good.
     let _ = PEERS.insert(key, fresh, u64::from(BPF_NOEXIST));
+    found_or_full::<W>(skb, key, size)
+}
+
+/// The place of an entry that another CPU made first; where there is none the table is full.
+#[inline(always)]
+fn found_or_full<W: Way>(skb: *mut __sk_buff, key: &PeerKey, size: Size) -> Place {
     match find(key) {
         Some(peer) => place(peer),
         None => {
