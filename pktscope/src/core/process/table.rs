@@ -4,6 +4,7 @@
 //! [`Arc<Process>`] for a stamp, and effects: look-ups, and the start, change and end of those processes that own sockets
 //! or are ancestors of one that does. It never looks anything up itself and never grows past its limits.
 
+mod announce;
 mod forget;
 
 use std::{
@@ -387,33 +388,6 @@ impl ProcessTable {
         key
     }
 
-    /// Asks about a process and its ancestors, and announces each that is settled: the others follow when they are.
-    fn need(&mut self, key: ProcessKey, now: BootTime, effects: &mut Vec<Effect>) {
-        let due = now.plus(self.limits.settle_timeout);
-        for key in self.lineage(key).into_iter().rev() {
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
-            if entry.announcement != Announcement::NotNeeded {
-                continue;
-            }
-            entry.announcement = Announcement::DueBy(due);
-            self.due.insert((due, key));
-            self.refresh(key);
-            self.ask(key, LookupDepth::Full, effects);
-            if self.entries.get(&key).is_some_and(Entry::is_settled) {
-                self.announce(key, effects);
-            }
-        }
-    }
-
-    fn ask(&mut self, key: ProcessKey, depth: LookupDepth, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        if entry.is_kernel_thread || entry.asked >= Some(depth) {
-            return;
-        }
-        entry.asked = Some(depth);
-        effects.push(Effect::Lookup(Lookup::Process(entry.question(depth))));
-    }
-
     /// A stamp's process as the user it had then, which may not be the one it started as.
     fn as_stamped(
         &mut self,
@@ -434,53 +408,6 @@ impl ProcessTable {
             self.due.insert((now.plus(self.limits.settle_timeout), key));
         }
         entry.as_user(process, stamp.uid, name.flatten())
-    }
-
-    fn stop_waiting(&mut self, key: ProcessKey, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        entry.is_awaiting_user = false;
-        if matches!(entry.announcement, Announcement::DueBy(_)) {
-            self.announce(key, effects);
-        }
-    }
-
-    fn announce(&mut self, key: ProcessKey, effects: &mut Vec<Effect>) {
-        let process = self.materialise(key);
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        if let Announcement::DueBy(due) = entry.announcement {
-            self.due.remove(&(due, key));
-        }
-        entry.announcement = Announcement::Done;
-        let Some(process) = process else { return };
-        effects.push(Effect::ProcessStarted(process.clone()));
-        if let Some((at, status)) = entry.ended {
-            effects.push(Effect::ProcessEnded(process, at, status));
-        }
-    }
-
-    /// Tells of an answered process what is new to the world.
-    fn show(&mut self, key: ProcessKey, now: BootTime, effects: &mut Vec<Effect>) -> Option<Arc<Process>> {
-        self.refresh(key);
-        let changed = self.tell_change(key, effects);
-        let entry = self.entries.get(&key)?;
-        let announcement = entry.announcement;
-        if matches!(announcement, Announcement::DueBy(_)) && entry.is_settled() {
-            self.announce(key, effects);
-        }
-        if announcement != Announcement::NotNeeded {
-            self.need(key, now, effects);
-        }
-        changed
-    }
-
-    /// Makes a process anew after a change, and tells of it where the process was announced.
-    fn tell_change(&mut self, key: ProcessKey, effects: &mut Vec<Effect>) -> Option<Arc<Process>> {
-        let entry = self.entries.get_mut(&key)?;
-        let changed = entry.rebuild(&self.boot_id)?;
-        if entry.announcement == Announcement::Done {
-            effects.push(Effect::ProcessChanged(changed.clone()));
-        }
-        Some(changed)
     }
 }
 
