@@ -1,6 +1,6 @@
 //! Marks the map keys and values that the agent reads and writes as plain bytes.
 
-use crate::state::{Counts, DeviceState, PeerKey, PeerState, SocketState};
+use crate::state::{Counts, DeviceState, PeerKey, PeerState, SocketState, Stamp};
 
 // SAFETY: repr(C), integers only, no padding (the sizes are asserted in `state`), every bit pattern valid.
 unsafe impl aya::Pod for SocketState {}
@@ -12,3 +12,5 @@ unsafe impl aya::Pod for PeerState {}
 unsafe impl aya::Pod for Counts {}
 // SAFETY: as above.
 unsafe impl aya::Pod for DeviceState {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Stamp {}

@@ -185,9 +185,12 @@ pub fn sent(sk: *mut c_void) {
 /// A process has sent on a packet socket.
 #[inline(always)]
 pub fn sent_frames(socket: Kernel) {
-    if let Some(sk) = kernel::follow(socket, Field::SocketSk) {
-        sent(sk.cast_mut().cast());
+    let Some(sk) = kernel::follow(socket, Field::SocketSk) else { return };
+    if kernel::has_feature(features::NO_TRACING_STORAGE) {
+        // Its first frame gave it a cookie; the agent joins the two.
+        return remember_sender(sk);
     }
+    sent(sk.cast_mut().cast());
 }
 
 /// Makes the current process the user of the new peer that it has just sent to.

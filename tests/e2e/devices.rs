@@ -7,7 +7,7 @@ use pktscope_tests::{
     bpf::{Foreign, tcx_programs},
     event::Event,
     flow::DEADLINE,
-    machine::{missing_privilege, missing_program, missing_socket, older_than, output_of},
+    machine::{missing_privilege, missing_socket, missing_tc, older_than, output_of},
     namespace::{Namespace, Pair},
     server::UdpServer,
     skip_if,
@@ -87,7 +87,7 @@ fn programs_of_others_survive_the_agent_and_do_not_blind_it() {
 #[test]
 fn filters_of_others_survive_the_agent() {
     skip_if!(missing_privilege());
-    skip_if!(missing_program("tc"));
+    skip_if!(missing_tc());
     let pair = Pair::new().unwrap();
     let (namespace, device) = (&pair.near.namespace, &pair.near.device);
     add_foreign_filter(namespace, device);
@@ -103,7 +103,7 @@ fn filters_of_others_survive_the_agent() {
 #[test]
 fn an_interface_that_comes_later_is_covered_and_may_go() {
     skip_if!(missing_privilege());
-    skip_if!(missing_program("tc"));
+    skip_if!(missing_tc());
     let pair = Pair::new().unwrap();
     let near = &pair.near.namespace;
     let agent = agent_inside(near);

@@ -39,6 +39,12 @@ pub fn missing_program(program: &str) -> Option<String> {
     (!found).then(|| format!("`{program}` is not installed"))
 }
 
+/// Why a test that needs iproute2's `tc` can't run here: busybox has one that knows little.
+pub fn missing_tc() -> Option<String> {
+    let version = Command::new("tc").arg("-V").output().map(|output| output.stdout).unwrap_or_default();
+    (!String::from_utf8_lossy(&version).contains("iproute2")).then(|| "iproute2's `tc` is not installed".into())
+}
+
 /// Why a test that needs this kind of socket can't run here.
 pub fn missing_socket(name: &str, domain: i32, kind: i32, protocol: i32) -> Option<String> {
     // SAFETY: socket takes three integers.

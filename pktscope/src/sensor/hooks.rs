@@ -234,7 +234,7 @@ pub(super) const HOOKS: &[Hook] = &[
         lost_without: "who sends frames from packet sockets",
         kind: Kind::FunctionExit,
         need: Need::InsteadOf("sock_send_length"),
-        fields: &[Field::SocketSk, Field::SockFamily],
+        fields: SEND_FIELDS,
     },
     Hook {
         program: "snapshot_files",

@@ -49,6 +49,7 @@ struct Seen {
 pub(super) struct Peers {
     table: HashMap<MapData, PeerKey, PeerState>,
     overflow: HashMap<MapData, u64, Counts>,
+    senders: HashMap<MapData, u64, Stamp>,
     /// At most as many as the table holds.
     seen: AHashMap<Key, Seen>,
     generation: u32,
@@ -62,10 +63,15 @@ pub(super) struct Peers {
 type Key = [u8; size_of::<PeerKey>()];
 
 impl Peers {
-    pub(super) fn new(table: HashMap<MapData, PeerKey, PeerState>, overflow: HashMap<MapData, u64, Counts>) -> Self {
+    pub(super) fn new(
+        table: HashMap<MapData, PeerKey, PeerState>,
+        overflow: HashMap<MapData, u64, Counts>,
+        senders: HashMap<MapData, u64, Stamp>,
+    ) -> Self {
         Self {
             table,
             overflow,
+            senders,
             seen: AHashMap::new(),
             generation: 0,
             ended: AHashSet::new(),
@@ -105,14 +111,16 @@ impl Peers {
         Ok(())
     }
 
-    /// A packet socket's sender is stamped on the last new peer of a system call, which may have sent to many.
+    /// A packet socket's sender is stamped on the last new peer of a system call, which may have sent to many; below
+    /// Linux 5.11 it is remembered apart.
     fn name_senders(&mut self, entries: usize) {
         let values = &mut self.values[..entries];
         let has_frames = |state: &&PeerState| state.flags & flags::FRAMES != 0;
         let stamped = values.iter().filter(has_frames).filter(|state| state.user.pid != 0);
         let senders: AHashMap<u64, Stamp> = stamped.map(|state| (state.cookie, state.user)).collect();
         for state in values.iter_mut().filter(|state| state.flags & flags::FRAMES != 0 && state.user.pid == 0) {
-            state.user = senders.get(&state.cookie).copied().unwrap_or_default();
+            let remembered = || self.senders.get(&state.cookie, 0).ok();
+            state.user = senders.get(&state.cookie).copied().or_else(remembered).unwrap_or_default();
             state.method = method::SEND;
         }
     }

@@ -167,7 +167,7 @@ impl Sensor {
             lingering: Lingering::default(),
             counters: take(&mut ebpf, "COUNTERS")?,
             settings: take(&mut ebpf, "SETTINGS")?,
-            peers: Peers::new(take(&mut ebpf, "PEERS")?, take(&mut ebpf, "OVERFLOW")?),
+            peers: Peers::new(take(&mut ebpf, "PEERS")?, take(&mut ebpf, "OVERFLOW")?, take(&mut ebpf, "SENDERS")?),
             sockets,
             mtus,
             assumed_mtus: 0,
