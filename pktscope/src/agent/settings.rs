@@ -1,6 +1,9 @@
 //! The configuration as each stage wants it.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
 
 use crate::{
     config::{Config, Network},
@@ -45,6 +48,11 @@ pub(super) fn detection(config: &Config) -> DetectionSettings {
 
 pub(super) fn pipeline(config: &Config, boot_id: String, netns: u64, geo: &GeoDatabases) -> PipelineSettings {
     PipelineSettings { boot_id, netns, has_geo: !geo.is_empty(), flow: flow(config), ..PipelineSettings::default() }
+}
+
+/// Another seed in each run, so that nobody can choose addresses whose flows get in each other's way.
+pub(super) fn hash_seed() -> u64 {
+    RandomState::new().hash_one(0_u8)
 }
 
 /// The bounds of the process table of a live agent, which knows itself.
