@@ -32,12 +32,13 @@ pub struct ReplayArguments {
     rounds: usize,
 }
 
-/// Name, whether it is to be judged by packets (else by bytes), what is in it.
+/// Name, whether it is to be judged by packets (else by bytes), what is in it. Flows come and go at the pace of a busy host,
+/// so that a quarter of a capture already lasts longer than any time-out that a closed flow has.
 const CAPTURES: [(&str, bool, Traffic); 4] = [
-    ("web, 1,000 open", false, Traffic { open: 1_000, segments: 40, segment_bytes: 800, spacing: 5_000 }),
-    ("web, 50,000 open", false, Traffic { open: 50_000, segments: 40, segment_bytes: 800, spacing: 5_000 }),
-    ("small frames, 1,000 open", true, Traffic { open: 1_000, segments: 200, segment_bytes: 6, spacing: 1_000 }),
-    ("small frames, 50,000 open", true, Traffic { open: 50_000, segments: 200, segment_bytes: 6, spacing: 1_000 }),
+    ("web, 1,000 open", false, Traffic { open: 1_000, segments: 40, segment_bytes: 800, spacing: 200_000 }),
+    ("web, 50,000 open", false, Traffic { open: 50_000, segments: 40, segment_bytes: 800, spacing: 200_000 }),
+    ("small frames, 1,000 open", true, Traffic { open: 1_000, segments: 200, segment_bytes: 6, spacing: 30_000 }),
+    ("small frames, 50,000 open", true, Traffic { open: 50_000, segments: 200, segment_bytes: 6, spacing: 30_000 }),
 ];
 
 /// What one replay took.

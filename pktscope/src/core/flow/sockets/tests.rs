@@ -422,13 +422,14 @@ struct Step {
     transport: Transport,
     packets: [u64; 2],
     is_closed: bool,
-    seconds: u64,
+    /// Since the step before; time may run backwards.
+    seconds: i64,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let scope = prop_oneof![Just(SocketScope::Primary), Just(SocketScope::Peer), Just(SocketScope::Kernel)];
     let transport = prop_oneof![Just(Transport::TCP), Just(Transport::UDP)];
-    (0u64..3, scope, transport, [0u64..4, 0u64..4], prop::bool::weighted(0.2), 0u64..50).prop_map(
+    (0u64..3, scope, transport, [0u64..4, 0u64..4], prop::bool::weighted(0.2), -20i64..50).prop_map(
         |(cookie, scope, transport, packets, is_closed, seconds)| Step {
             cookie,
             scope,
@@ -441,16 +442,16 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever the order of reports, what the flows carry is what the parts counted, and what was inferred, but for what
+    /// Whatever the order of reports and of their times, what the flows carry is what the parts counted, and what was inferred, but for what
     /// came after its connection's end was told.
     #[test]
     fn packets_and_bytes_are_conserved(steps in prop::collection::vec(step(), 1..120)) {
         let settings = FlowSettings { max_flows: 8, ..FlowSettings::default() };
         let (mut tracker, mut changes) = (SocketTracker::<()>::new(settings, FlowId(1)), Changes::new());
         let mut totals: std::collections::BTreeMap<(u64, u8, u8), [u64; 2]> = Default::default();
-        let (mut now, mut expected, mut counted) = (100, 0, 0);
+        let (mut now, mut expected, mut counted) = (100_u64, 0, 0);
         for step in steps {
-            now += step.seconds;
+            now = now.saturating_add_signed(step.seconds);
             let total = totals.entry((step.cookie, step.scope as u8, step.transport.0)).or_default();
             for (total, packets) in total.iter_mut().zip(step.packets) {
                 *total += packets;
