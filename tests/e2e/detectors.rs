@@ -7,40 +7,29 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
-    time::Duration,
 };
 
-use crate::resolver::{WILDCARD, asking, resolver};
+use crate::{
+    resolver::{WILDCARD, asking, resolver},
+    watch::{ALERT_DEADLINE, Watch},
+};
 use pktscope_tests::{
-    agent::{Agent, AgentOptions},
-    event::Event,
+    agent::Agent,
     flow::end_of,
     machine::{copy_program, missing_privilege, missing_program, output_of},
     namespace::Pair,
     server::{TcpServer, UdpServer, Webhook},
     skip_if,
     traffic::{Traffic, built},
-    wait::wait_until,
 };
 use tempfile::TempDir;
-
-/// Detectors that judge windows do so when a minute is over.
-const ALERT_DEADLINE: Duration = Duration::from_secs(90);
 
 /// An address outside of private and reserved space; nothing leaves the pair's namespaces.
 const PUBLIC: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(45, 33, 32, 156));
 
-/// An agent that is active from the start and posts its alerts.
-struct Watch {
-    agent: Agent,
-    webhook: Webhook,
-}
-
 static WATCH: LazyLock<Watch> = LazyLock::new(|| {
     let webhook = Webhook::start().unwrap();
-    let config = format!("[sink.webhook]\nurl = \"{}\"\n[detect]\nprogram_learning_window = \"0s\"\n", webhook.url);
-    let options = AgentOptions::new().unwrap().config(&config).unwrap().flag("--learning-window", "0s");
-    Watch { agent: Agent::start_shared(options), webhook }
+    Watch { agent: Agent::start_shared(Watch::options(&webhook, "")), webhook }
 });
 
 /// A pair whose far end also has a public address.
@@ -57,43 +46,15 @@ fn copy(folder: &TempDir, name: &str) -> PathBuf {
     path
 }
 
-/// Waits for the rule's alert about a program: as an event, in the store and at the webhook.
-fn expect_alert(rule: &str, program: &Path) -> Event {
-    let what = format!("alert {rule} of {}", program.display());
-    let alert = WATCH.agent.expect(ALERT_DEADLINE, &what, |event| {
-        event.is_alert(rule) && event.text("process.executable") == program.to_str().unwrap()
-    });
-    assert!(!alert.text("message").is_empty() && alert.get("pktscope.alert.evidence").is_some(), "{alert}");
-    let id = alert.get("pktscope.alert.id").unwrap().to_string();
-    let is_it = |line: &str| {
-        Event::parse(line)
-            .is_ok_and(|event| event.get("pktscope.alert.id").map(ToString::to_string) == Some(id.clone()))
-    };
-    let stored = wait_until(ALERT_DEADLINE, || {
-        let listed = output_of(&mut WATCH.agent.command(["alerts", "--json", "--limit", "100000"]));
-        listed.lines().any(is_it).then_some(())
-    });
-    assert!(stored.is_some(), "{what} is in the store");
-    let posted = wait_until(ALERT_DEADLINE, || WATCH.webhook.bodies().iter().any(|body| is_it(body)).then_some(()));
-    assert!(posted.is_some(), "{what} was posted: {:?}", WATCH.webhook.bodies());
-    alert
-}
-
-/// How many alerts a rule has raised about a program.
-fn count(rule: &str, program: &Path) -> usize {
-    let is_it = |event: &Event| event.is_alert(rule) && event.text("process.executable") == program.to_str().unwrap();
-    WATCH.agent.events(is_it).len()
-}
-
 #[test]
 fn a_scan_raises_one_alert_and_not_one_for_each_port() {
     skip_if!(missing_privilege());
     let (pair, folder) = (pair(), TempDir::new().unwrap());
     let program = copy(&folder, "scanner");
     Traffic::of(&program, &pair.near.namespace, &format!("scan --to {PUBLIC} --ports 200")).run().unwrap();
-    expect_alert("port_scan", &program);
-    assert_eq!(count("port_scan", &program), 1);
-    assert!(count("new_process_dest", &program) <= 1, "one cause, one alert");
+    WATCH.expect_of("port_scan", &program);
+    assert_eq!(WATCH.count("port_scan", &program), 1);
+    assert!(WATCH.count("new_process_dest", &program) <= 1, "one cause, one alert");
 }
 
 #[test]
@@ -103,7 +64,7 @@ fn a_large_upload_to_a_stranger_is_a_spike() {
     let program = copy(&folder, "uploader");
     let server = TcpServer::start(&pair.far.namespace, PUBLIC, 10).unwrap();
     Traffic::of(&program, &pair.near.namespace, &format!("tcp --to {} --bytes 30000000", server.addr)).run().unwrap();
-    let alert = expect_alert("volume_spike", &program);
+    let alert = WATCH.expect_of("volume_spike", &program);
     assert_eq!(alert.addr("destination.ip"), Some(PUBLIC), "{alert}");
 }
 
@@ -131,7 +92,7 @@ fn a_swapped_binary_changes_its_identity() {
     fs::write(&program, image).unwrap();
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     send();
-    expect_alert("identity_change", &program);
+    WATCH.expect_of("identity_change", &program);
 }
 
 /// Asks for names that carry data, through the system's resolver.
@@ -159,7 +120,7 @@ fn a_dns_tunnel_through_a_real_resolver_is_found() {
     output_of(python.arg(&script).arg(WILDCARD));
     let interpreter =
         output_of(Command::new("python3").args(["-c", "import os; print(os.path.realpath('/proc/self/exe'))"]));
-    let alert = expect_alert("dns_tunnel", Path::new(interpreter.trim()));
+    let alert = WATCH.expect_of("dns_tunnel", Path::new(interpreter.trim()));
     assert!(alert.to_string().contains(WILDCARD), "{alert}");
 }
 
@@ -169,12 +130,13 @@ fn a_burst_of_bandwidth_is_told() {
     // A tenth of what is sent, since a busy machine sends more slowly.
     let config = "[detect.bandwidth]\nbytes_per_second = 140000\n";
     let pair = Pair::new().unwrap();
-    let options = AgentOptions::new().unwrap().config(config).unwrap().flag("--learning-window", "0s");
-    let agent = options.inside(&pair.near.namespace).start().unwrap();
+    let webhook = pair.near.namespace.run(Webhook::start).unwrap();
+    let agent = Watch::options(&webhook, config).inside(&pair.near.namespace).start().unwrap();
+    let watch = Watch { agent, webhook };
     let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
     let run = format!("udp --to {} --bytes 1400 --count 8000 --gap 1", server.addr);
     Traffic::new(&pair.near.namespace, &run).run().unwrap();
-    let alert = agent.expect(ALERT_DEADLINE, "alert of bandwidth", |event| event.is_alert("bandwidth"));
+    let alert = watch.expect("bandwidth", |_| true);
     assert!(alert.number("pktscope.alert.evidence.bytes_per_second") > 140_000, "{alert}");
 }
 
@@ -189,7 +151,23 @@ fn a_beacon_is_found() {
     let server = TcpServer::start(&pair.far.namespace, called, 50).unwrap();
     let run = format!("tcp --to {} --times 16 --gap 1500", server.addr);
     Traffic::of(&program, &pair.near.namespace, &run).run().unwrap();
-    let alert = expect_alert("beaconing", &program);
+    let alert = WATCH.expect_of("beaconing", &program);
     assert_eq!(alert.addr("destination.ip"), Some(called), "{alert}");
-    assert_eq!(count("beaconing", &program), 1);
+    assert_eq!(WATCH.count("beaconing", &program), 1);
+}
+
+#[test]
+fn bytes_that_no_socket_sent_are_told() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let webhook = pair.near.namespace.run(Webhook::start).unwrap();
+    let config = "[ledger]\ninterval = \"1s\"\n[detect.unattributed_egress]\nstart_grace = \"0s\"\n";
+    let agent = Watch::options(&webhook, config).inside(&pair.near.namespace).start().unwrap();
+    let watch = Watch { agent, webhook };
+    let (from, to) = (format!("{}:4000", pair.near.v4), format!("{}:4001", pair.far.v4));
+    let device = &pair.near.device;
+    let run = format!("packet --device {device} --from {from} --to {to} --count 20000 --bytes 1000 --bypass");
+    Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    let alert = watch.expect("unattributed_egress", |_| true);
+    assert!(alert.number("pktscope.alert.evidence.bytes") > 1 << 20, "{alert}");
 }

@@ -76,6 +76,40 @@ fn a_killed_agent_keeps_alerts_cooldowns_and_dispositions() {
     }
 }
 
+/// Killed at any instant, an agent has stored a novelty and its alert together or neither: whatever was alerted is never
+/// alerted again, and whatever was not is alerted at the next contact.
+#[test]
+fn a_kill_at_any_instant_neither_loses_nor_repeats_an_alert() {
+    skip_if!(missing_privilege());
+    let (pair, folder) = (Pair::new().unwrap(), TempDir::new().unwrap());
+    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
+    let state = folder.path().join("state");
+    let send = |program: &Path| {
+        Traffic::of(program, &pair.near.namespace, &format!("udp --to {}", server.addr)).run().unwrap()
+    };
+    let programs: Vec<_> = (0..8).map(|round| folder.path().join(format!("program-{round}"))).collect();
+    for (program, pause) in programs.iter().zip([0, 40, 150, 400, 700, 1_000, 1_300, 2_000]) {
+        let agent = agent_on(&state);
+        copy_program(&built("traffic"), program);
+        send(program);
+        // waits: the instant of the kill is what is tried
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        agent.kill();
+    }
+    let agent = agent_on(&state);
+    for program in &programs {
+        end_of(&agent, &send(program));
+        expect_stored_alert(&agent, program.to_str().unwrap());
+    }
+    let alerts = stored_alerts(&agent);
+    for program in &programs {
+        let of_it = alerts.iter().filter(|alert| alert.text("process.executable") == program.to_str().unwrap());
+        assert_eq!(of_it.count(), 1, "{}: {alerts:?}", program.display());
+    }
+    let ids: std::collections::BTreeSet<_> = alerts.iter().map(id_of).collect();
+    assert_eq!(ids.len(), alerts.len(), "no id is given twice");
+}
+
 #[test]
 fn a_full_disk_is_reported_and_recovered_from() {
     skip_if!(missing_privilege());

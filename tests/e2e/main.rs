@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where a fact is not as it should be")]
 
 mod bytes;
+mod contacts;
 mod containers;
 mod detectors;
 mod devices;
@@ -17,3 +18,5 @@ mod programs;
 mod resolver;
 mod spine;
 mod standing;
+mod verdicts;
+mod watch;
