@@ -1,10 +1,9 @@
 //! What the name table and the dissector hold when they are full, counted at the allocator.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    net::{IpAddr, Ipv4Addr},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-};
+#[path = "support/counting.rs"]
+mod counting;
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use pktscope::core::{
     dissect::flows::{DissectLimits, FlowDissector},
@@ -14,29 +13,7 @@ use pktscope::core::{
     time::BootTime,
 };
 
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-const MIB: usize = 1 << 20;
+use counting::{MIB, held_bytes};
 
 fn endpoint(addr: impl Into<IpAddr>, port: u16) -> Endpoint {
     Endpoint { addr: addr.into(), port }
@@ -78,7 +55,7 @@ fn answer(question: DnsMessage, number: u32) -> DnsMessage {
 /// One test: the allocator counts for the whole process.
 #[test]
 fn full_tables_stay_within_their_stated_memory() {
-    let before = HELD.load(Relaxed);
+    let before = held_bytes();
     let mut table = NameTable::default();
     let max = u32::try_from(NameSettings::default().max_names).unwrap();
     for number in 0..max + 1000 {
@@ -86,13 +63,13 @@ fn full_tables_stay_within_their_stated_memory() {
         table.observe_dns(&question);
         table.observe_dns(&answer(question, number));
     }
-    let held = HELD.load(Relaxed) - before;
+    let held = held_bytes() - before;
     println!("{} names hold {:.1} MiB, {} bytes each", table.len(), held as f64 / MIB as f64, held / table.len());
     assert_eq!((table.len(), table.counters().evicted_names), (max as usize, 1000));
     assert!(held < 160 * MIB, "{held} bytes");
     drop(table);
 
-    let before = HELD.load(Relaxed);
+    let before = held_bytes();
     let limits = DissectLimits::default();
     let mut dissector = FlowDissector::new(limits);
     for cookie in 0..2 * limits.flows as u64 {
@@ -110,7 +87,7 @@ fn full_tables_stay_within_their_stated_memory() {
         };
         dissector.observe(&payload, &mut Vec::new());
     }
-    let held = HELD.load(Relaxed) - before;
+    let held = held_bytes() - before;
     println!("unfinished hellos hold {:.1} MiB", held as f64 / MIB as f64);
     assert!(dissector.buffered_bytes() <= limits.buffered_bytes);
     assert!(held < 40 * MIB, "{held} bytes");

@@ -1,12 +1,9 @@
 //! What the process table holds when it is full, counted at the allocator.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+#[path = "support/counting.rs"]
+mod counting;
+
+use std::sync::Arc;
 
 use pktscope::core::{
     effect::{Effect, Lookup},
@@ -15,29 +12,8 @@ use pktscope::core::{
     time::BootTime,
 };
 
-struct Counting;
+use counting::{MIB, held_bytes};
 
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-const MIB: usize = 1 << 20;
 const PROCESSES: u32 = 100_000;
 /// Different programs; a build host runs a few hundred.
 const PROGRAMS: u32 = 500;
@@ -95,7 +71,7 @@ fn answer(table: &mut ProcessTable, effects: &mut Vec<Effect>, now: BootTime) {
 }
 
 fn fill(table: &mut ProcessTable) -> usize {
-    let before = HELD.load(Relaxed);
+    let before = held_bytes();
     let mut effects = Vec::new();
     for number in 0..PROCESSES {
         let exec = exec(number);
@@ -107,13 +83,13 @@ fn fill(table: &mut ProcessTable) -> usize {
         }
     }
     drop(effects);
-    HELD.load(Relaxed) - before
+    held_bytes() - before
 }
 
 /// One test: the allocator counts for the whole process.
 #[test]
 fn a_hundred_thousand_processes_stay_within_their_stated_memory() {
-    let before = HELD.load(Relaxed);
+    let before = held_bytes();
     let mut table = ProcessTable::new("boot", ProcessLimits::default());
     let started = pktscope::clock::now().boot;
     let held = fill(&mut table);
@@ -135,7 +111,7 @@ fn a_hundred_thousand_processes_stay_within_their_stated_memory() {
         answer(&mut table, &mut effects, BootTime(u64::MAX / 2));
     }
     drop(effects);
-    let held_by_owners = HELD.load(Relaxed) - before;
+    let held_by_owners = held_bytes() - before;
     println!("all of them owning sockets: {:.1} MiB", held_by_owners as f64 / MIB as f64);
     assert!(held_by_owners < 140 * MIB, "{held_by_owners} bytes");
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use pktscope_tests::{
+    event::Event,
     flow::DEADLINE,
     machine::{copy_program, missing_privilege, missing_program, output_of},
     mmdb,
@@ -120,10 +121,16 @@ fn a_known_destination_in_another_country_is_told() {
         let server = HttpServer::start(&pair.far.namespace, addr, 10).unwrap();
         let mut curl = pair.near.namespace.command(&program);
         let url = format!("http://{}/", server.addr);
-        output_of(curl.args(["--silent", "--output", "/dev/null", "--header", "Host: reports.example.com", &url]));
-        watch.agent.expect(DEADLINE, "the end of its flow", |event| {
+        curl.args(["--silent", "--output", "/dev/null", "--header", "Host: reports.example.com", &url]);
+        let is_its_end = |event: &Event| {
             event.is_flow_end() && is_of(event, &program) && event.endpoint("destination") == Some(server.addr)
-        })
+        };
+        // A flood of somebody else's may fill the ring for a moment: then it is asked once more.
+        let seen = (0..3).find_map(|_| {
+            output_of(&mut curl);
+            watch.agent.wait(DEADLINE, |events| events.iter().find(|event| is_its_end(event)).cloned())
+        });
+        seen.unwrap_or_else(|| panic!("no flow to {addr}: {}", watch.agent.describe()))
     };
     pair.far.add_address(HOME).unwrap();
     pair.far.add_address(ABROAD).unwrap();

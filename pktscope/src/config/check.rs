@@ -72,6 +72,8 @@ fn detection(settings: &DetectionSettings, mistakes: &mut Vec<Mistake>) {
         ("detect.volume_spike.push_ratio", settings.volume.push_ratio),
         ("detect.port_scan.scanner_answered", settings.scan.scanner_answered),
         ("detect.port_scan.named_weight", settings.scan.named_weight),
+        ("detect.port_scan.silent_weight", settings.scan.silent_weight),
+        ("detect.port_scan.mixed_share", settings.scan.mixed_share),
         ("detect.port_scan.answered_bounds", settings.scan.answered_bounds.0),
         ("detect.port_scan.answered_bounds", settings.scan.answered_bounds.1),
         ("detect.beaconing.threshold", settings.beacon.threshold),

@@ -75,7 +75,7 @@ section_of!(BaselineLimits {
 });
 
 section_of!(NoveltySettings {
-    /// Suspicion (0 to 4) from which a program's first egress is reported, where the baseline is wide enough to
+    /// Suspicion (0 to 6) from which a program's first egress is reported, where the baseline is wide enough to
     /// tell. Default 2.
     first_egress_suspicion,
     /// Learned programs from which the baseline can tell ordinary new programs from others; below, every first
@@ -92,6 +92,8 @@ section_of!(NoveltySettings {
     burst,
     /// How long a program that only asks a resolver is waited for before that counts as its egress. Default 60 s.
     resolver_only_wait,
+    /// Countries from which a program is one that reaches the whole world. Default 8.
+    spread_countries,
 });
 
 section_of!(IdentitySettings {
@@ -116,7 +118,7 @@ section_of!(VolumeSettings {
     alpha,
     /// Bytes to a destination new to the program, in six hours. Default 4 MB.
     new_destination_bytes,
-    /// The same where program and destination look ordinary. Default 512 MiB.
+    /// The same where program and destination look ordinary. Default 1 GiB.
     ordinary_destination_bytes,
     /// Producer-consumer ratio above which a program pushes (Bullard and Gerth, FloCon 2014: 0.4 is mail). Default
     /// 0.5.
@@ -142,6 +144,16 @@ section_of!(ScanSettings {
     half_life,
     /// Weight of a failed contact that has a name. Default 0.25.
     named_weight,
+    /// Weight of a datagram without an answer: many protocols never answer. Default 0.5.
+    silent_weight,
+    /// Share of answers below which failures are a program's daily life and the evidence must be twice as strong.
+    /// Default 0.6.
+    mixed_share,
+    /// Programs failing together, with no answer from outside meanwhile, from which the network is taken for down.
+    /// Default 4.
+    outage_programs,
+    /// How long failures of several programs count together. Default 10 s.
+    outage_window,
 });
 
 section_of!(BeaconSettings {
@@ -155,7 +167,7 @@ section_of!(BeaconSettings {
     private_penalty,
     /// Taken off where the program is regular to many destinations. Default 0.45.
     monitor_penalty,
-    /// Regular destinations from which a program is a monitor. Default 10.
+    /// Regular destinations, a third of all at least, from which a program is a monitor. Default 10.
     monitor_destinations,
     /// Taken off for a new, ordinary program at a named destination. Default 0.4.
     ordinary_penalty,
@@ -192,7 +204,7 @@ section_of!(DnsTunnelSettings {
 section_of!(BandwidthSettings {
     /// Bytes a second sent. Default 100,000,000, netwatch-sdk's.
     bytes_per_second,
-    /// Seconds in a row above it. Default 2, netwatch-sdk's.
+    /// Seconds in a row above it. Default 5; netwatch-sdk's two samples were ten seconds apart at least.
     seconds,
 });
 

@@ -34,7 +34,7 @@ enum Figure {
     Flow,
     /// Gigabytes and packets a second of `pktscope replay` on one core, and its memory
     Replay(replay::ReplayArguments),
-    /// Precision, recall and false alerts of each rule, on recordings with known attacks
+    /// Rate, writes and memory of detection; precision, recall and false alerts of each rule on recordings with known attacks
     Detection(detection::DetectionArguments),
     /// Hold connections open until standard input closes; a part of `idle`
     #[command(hide = true)]
@@ -49,6 +49,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
         _ => {}
     }
     if let Figure::Detection(arguments) = &arguments.figure {
+        detection::measure_cost()?;
         let Some(suite) = detection::suite(arguments) else { return Ok(()) };
         return detection::measure(&agent()?, &suite, arguments);
     }

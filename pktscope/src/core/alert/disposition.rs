@@ -7,7 +7,11 @@
 //! # Rows
 //! [`DispositionRow`] under its `key` (the alert, the incident, or a digest of rule, time, analyst and note).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use ahash::AHashMap;
 
@@ -196,7 +200,7 @@ pub struct Dispositions {
     settings: DispositionSettings,
     records: AHashMap<u64, Counted>,
     /// Keys by bucket, so that the oldest leave together; a key may be left behind by a later verdict.
-    by_bucket: BTreeMap<i64, Vec<u64>>,
+    by_bucket: BTreeMap<i64, VecDeque<u64>>,
     counts: [BTreeMap<i64, [u32; 3]>; RuleId::ALL.len()],
     changed: Vec<u64>,
     evicted: u64,
@@ -289,7 +293,7 @@ impl Dispositions {
         let oldest = self.bucket_of(WallTime(now.0.saturating_sub(nanos(self.settings.window))));
         while let Some(first) = self.by_bucket.first_entry().filter(|first| *first.key() < oldest) {
             let (bucket, keys) = first.remove_entry();
-            self.drop_keys(bucket, &keys);
+            self.drop_keys(bucket, keys);
         }
     }
 
@@ -331,7 +335,7 @@ impl Dispositions {
         let bucket = self.bucket_of(counted.at);
         self.records.insert(key, counted);
         if is_new_in_bucket {
-            self.by_bucket.entry(bucket).or_default().push(key);
+            self.by_bucket.entry(bucket).or_default().push_back(key);
         }
         self.counts[counted.rule as usize].entry(bucket).or_default()[counted.verdict as usize] += 1;
         self.changed.push(key);
@@ -350,20 +354,22 @@ impl Dispositions {
             return;
         }
         self.prune(now);
+        // Room for as many again: a table that is always nearly full of removed places is rebuilt again and again.
+        self.records.reserve(self.settings.max_records);
         while self.records.len() >= self.settings.max_records {
-            let Some((bucket, keys)) = self.by_bucket.pop_first() else { return };
+            let Some((bucket, mut keys)) = self.by_bucket.pop_first() else { return };
             // The counts stay until their bucket leaves the window: only the memory of having read them is lost.
             let few = keys.len().min((self.settings.max_records / 16).max(1));
             self.evicted += few as u64;
-            keys[..few].iter().for_each(|key| self.forget_key(bucket, *key));
-            if few < keys.len() {
-                self.by_bucket.insert(bucket, keys[few..].to_vec());
+            keys.drain(..few).for_each(|key| self.forget_key(bucket, key));
+            if !keys.is_empty() {
+                self.by_bucket.insert(bucket, keys);
             }
         }
     }
 
-    fn drop_keys(&mut self, bucket: i64, keys: &[u64]) {
-        keys.iter().for_each(|key| self.forget_key(bucket, *key));
+    fn drop_keys(&mut self, bucket: i64, keys: VecDeque<u64>) {
+        keys.into_iter().for_each(|key| self.forget_key(bucket, key));
         self.counts.iter_mut().for_each(|rule| {
             rule.remove(&bucket);
         });

@@ -28,6 +28,9 @@ impl Default for TuningSettings {
     }
 }
 
+/// What false positives have in common: a program and a destination.
+type Cluster = (Arc<str>, Option<Arc<str>>);
+
 /// An alert with its verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marked {
@@ -74,7 +77,7 @@ pub fn propose(summaries: &[RuleSummary], marked: &[Marked], settings: &TuningSe
 
 fn suppressions(rule: RuleId, marked: &[Marked], settings: &TuningSettings) -> Vec<ProposedSuppression> {
     let of_rule = || marked.iter().filter(move |one| one.subject.rule == rule);
-    let mut clusters: BTreeMap<(Arc<str>, Option<Arc<str>>), (usize, u64)> = BTreeMap::new();
+    let mut clusters: BTreeMap<Cluster, (usize, u64)> = BTreeMap::new();
     for one in of_rule().filter(|one| one.verdict == Verdict::FalsePositive) {
         let (count, newest) = clusters.entry((one.subject.program.clone(), one.subject.label.clone())).or_default();
         *count += 1;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::core::time::{BootTime, Moment};
+use crate::core::time::{BootTime, Moment, civil};
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 /// Seconds of a day.
@@ -69,19 +69,6 @@ impl Steady {
         let (year, month, day) = civil(i64::from(self.seconds()).div_euclid(DAY_SECONDS));
         format!("{year:04}-{month:02}-{day:02}")
     }
-}
-
-/// Year, month and day of days since 1970-01-01 (H. Hinnant, "chrono-compatible low-level date algorithms").
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// Turns moments into steady times.

@@ -6,7 +6,7 @@
 //! - **Blind spots**: hosts in countries that the program already reaches; no databases. A new destination in a new
 //!   country is one alert, the new destination's.
 //! - **Benign causes**: a content network that answers from elsewhere, travel, programs that reach the whole world
-//!   (from [`SPREAD`] countries on nothing is said).
+//!   (from [`super::settings::NoveltySettings::spread_countries`] on nothing is said).
 //! - **Reference**: pktscope-core's signal 3.
 
 use super::{
@@ -18,9 +18,6 @@ use crate::core::{
     alert::{RuleId, Severity},
     baseline::{Baseline, PairState},
 };
-
-/// Countries from which a program is one that reaches the whole world.
-const SPREAD: usize = 8;
 
 /// Decides `new_geo`.
 #[derive(Debug, Default)]
@@ -45,7 +42,7 @@ impl Detector for NewGeo {
             return Verdict::NeedMoreData;
         }
         let has_as = sight.flow().geo.as_number.is_some();
-        let is_spread = known.len() >= SPREAD;
+        let is_spread = known.len() >= settings.novelty.spread_countries;
         let seconds = u32::try_from(settings.novelty.established_for.as_secs()).unwrap_or(u32::MAX);
         let contacts = settings.novelty.established_contacts;
         let is_established = is_established(normal, sight.destination, sight.flow(), contacts, seconds);

@@ -37,19 +37,8 @@ const MAX_TARGETS: usize = 4_096;
 const MAX_FAILED: usize = 512;
 /// Hosts and ports named in the evidence.
 const MAX_SHOWN: usize = 8;
-/// Programs failing in the same ten seconds, with no answer from outside meanwhile, from which the network is taken for
-/// down.
-const OUTAGE_PROGRAMS: usize = 4;
-/// How long failures of several programs count together.
-const OUTAGE_SECONDS: u32 = 10;
 /// Weight with which a program that came after learning learns its own share: half, so that a scanner alarms first.
 const OWN_WEIGHT: f32 = 0.5;
-/// Share of answers below which a program's failures are its daily life: then, and where some contacts answer, the
-/// evidence must be twice as strong, because such a program walks up and down all day.
-const MIXED_SHARE: f64 = 0.6;
-/// Weight of a datagram without an answer: many protocols never answer.
-const SILENT_WEIGHT: f64 = 0.5;
-
 /// One actor's walk.
 #[derive(Debug, Default)]
 struct Walk {
@@ -102,7 +91,7 @@ impl Detector for PortScan {
             return Verdict::NeedMoreData;
         }
         let is_learning = normal.learning.is_learning();
-        let is_outage = self.note_failure(sight);
+        let is_outage = self.note_failure(sight, &settings.scan);
         if !self.is_first_contact(sight) {
             return Verdict::Normal;
         }
@@ -163,9 +152,10 @@ impl Record {
 
 impl PortScan {
     /// Notes a failure; whether so many programs fail at once that the network is to blame.
-    fn note_failure(&mut self, sight: &Sight<'_>) -> bool {
+    fn note_failure(&mut self, sight: &Sight<'_>, settings: &ScanSettings) -> bool {
+        let together = u32::try_from(settings.outage_window.as_secs()).unwrap_or(u32::MAX);
         let now = sight.now.seconds();
-        while self.failing.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= OUTAGE_SECONDS) {
+        while self.failing.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= together) {
             self.failing.pop_front();
         }
         let program = sight.actor.program;
@@ -175,7 +165,7 @@ impl PortScan {
         if sight.outcome == Outcome::Failed && !self.failing.iter().any(|(_, known)| *known == program) {
             self.failing.push_back((now, program));
         }
-        self.failing.len() >= OUTAGE_PROGRAMS && now.saturating_sub(self.last_answer) >= OUTAGE_SECONDS
+        self.failing.len() >= settings.outage_programs && now.saturating_sub(self.last_answer) >= together
     }
 
     fn is_first_contact(&mut self, sight: &Sight<'_>) -> bool {
@@ -218,7 +208,7 @@ impl PortScan {
         let (step, is_answer) = match sight.outcome {
             Outcome::Answered => ((scanner / share).ln(), true),
             Outcome::Failed => (((1.0 - scanner) / (1.0 - share)).ln(), false),
-            Outcome::Silent => (SILENT_WEIGHT * ((1.0 - scanner) / (1.0 - share)).ln(), false),
+            Outcome::Silent => (settings.silent_weight * ((1.0 - scanner) / (1.0 - share)).ln(), false),
             Outcome::Pending | Outcome::Opened => return None,
         };
         if weight > 0.0 {
@@ -257,7 +247,7 @@ impl PortScan {
             walk.ports.insert(end.port);
         }
         let targets = walk.hosts.len().max(walk.ports.len());
-        let is_mixed = walk.answered > 0 || share < MIXED_SHARE;
+        let is_mixed = walk.answered > 0 || share < settings.mixed_share;
         let alarm = if is_mixed { 2.0 * settings.alarm } else { settings.alarm };
         if walk.likelihood < alarm || targets < settings.min_targets as usize {
             return Verdict::NeedMoreData;

@@ -125,6 +125,8 @@ pub struct NoveltySettings {
     pub burst: u32,
     /// How long a program that only asks a resolver is waited for before that counts as its egress. Default 60 s.
     pub resolver_only_wait: Duration,
+    /// Countries from which a program is one that reaches the whole world. Default 8.
+    pub spread_countries: usize,
 }
 
 impl Default for NoveltySettings {
@@ -137,6 +139,7 @@ impl Default for NoveltySettings {
             established_for: hours(12),
             burst: 5,
             resolver_only_wait: Duration::from_secs(60),
+            spread_countries: 8,
         }
     }
 }
@@ -217,6 +220,16 @@ pub struct ScanSettings {
     pub half_life: Duration,
     /// Weight of a failed contact that has a name. Default 0.25.
     pub named_weight: f64,
+    /// Weight of a datagram without an answer: many protocols never answer. Default 0.5.
+    pub silent_weight: f64,
+    /// Share of answers below which a program's failures are its daily life: then, and where some contacts answer, the
+    /// evidence must be twice as strong, because such a program walks up and down all day. Default 0.6.
+    pub mixed_share: f64,
+    /// Programs failing together, with no answer from outside meanwhile, from which the network is taken for down.
+    /// Default 4.
+    pub outage_programs: usize,
+    /// How long failures of several programs count together. Default 10 s.
+    pub outage_window: Duration,
 }
 
 impl Default for ScanSettings {
@@ -229,6 +242,10 @@ impl Default for ScanSettings {
             min_targets: 5,
             half_life: hours(12),
             named_weight: 0.25,
+            silent_weight: 0.5,
+            mixed_share: 0.6,
+            outage_programs: 4,
+            outage_window: Duration::from_secs(10),
         }
     }
 }

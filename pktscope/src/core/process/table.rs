@@ -33,10 +33,8 @@ use crate::core::{
 
 /// Files whose path is remembered; a host runs a few hundred different ones.
 const MAX_KNOWN_PATHS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-
 /// Users whose name is remembered.
 const MAX_USERS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-
 /// How long an image that was replaced by an exec is kept without being asked for: sockets that it used are reported
 /// within a few sweeps of one second.
 const KEEP_REPLACED: Duration = Duration::from_secs(10);
