@@ -131,10 +131,11 @@ fn flow(id: u64, process: &Arc<Process>, destination: u32, started: BootTime) ->
         tcp: Some(TcpSummary {
             history: "ShADad".into(),
             conn_state: ConnState::S1,
-            retransmitted: [0; 2],
-            out_of_order: [0; 2],
-            gap_bytes: [0; 2],
+            retransmitted: [None; 2],
+            out_of_order: None,
+            gap_bytes: None,
             handshake_rtt: None,
+            smoothed_rtt: None,
         }),
         tls: None,
     }

@@ -93,7 +93,9 @@ fn export(config: &Config) -> anyhow::Result<()> {
 
 fn import(config: &Config, path: &Path) -> anyhow::Result<()> {
     let reader = Reader::open(&config.agent.state_dir)?;
-    let (records, mistakes) = read(path, &reader, clock::now().wall)?;
+    let now = clock::now().wall;
+    let window = i64::try_from(config.disposition.window.as_nanos()).unwrap_or(i64::MAX);
+    let (records, mistakes) = read(path, &reader, [WallTime(now.0.saturating_sub(window)), now])?;
     let known: BTreeSet<String> = reader.dispositions()?.into_iter().map(|row| row.key).collect();
     let mut seen = known.clone();
     let new: Vec<VerdictRecord> = records.iter().filter(|record| seen.insert(record.key.clone())).cloned().collect();
@@ -130,7 +132,7 @@ fn store(config: &Config, records: &[VerdictRecord]) -> anyhow::Result<()> {
 }
 
 /// Every line that is right, and what is wrong with the others.
-fn read(path: &Path, reader: &Reader, now: WallTime) -> anyhow::Result<(Vec<VerdictRecord>, Vec<String>)> {
+fn read(path: &Path, reader: &Reader, window: [WallTime; 2]) -> anyhow::Result<(Vec<VerdictRecord>, Vec<String>)> {
     let name = path.display();
     let lines: Box<dyn BufRead> = match path == Path::new("-") {
         true => Box::new(io::stdin().lock()),
@@ -146,7 +148,7 @@ fn read(path: &Path, reader: &Reader, now: WallTime) -> anyhow::Result<(Vec<Verd
         if text.trim().is_empty() {
             continue;
         }
-        match check(&text, &incidents, now) {
+        match check(&text, &incidents, window) {
             Ok(more) => records.extend(more),
             Err(what) => mistakes.push(format!("{name}, line {number}: {what}")),
         }
@@ -162,7 +164,7 @@ struct Known {
 }
 
 /// A line's records: one, or one a rule of its incident.
-fn check(text: &str, incidents: &[Known], now: WallTime) -> Result<Vec<VerdictRecord>, String> {
+fn check(text: &str, incidents: &[Known], [oldest, now]: [WallTime; 2]) -> Result<Vec<VerdictRecord>, String> {
     let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if !VERDICTS.contains(&line.verdict.as_str()) {
         return Err(format!("field 'verdict': \"{}\" is none of {}", line.verdict, VERDICTS.join(", ")));
@@ -175,6 +177,9 @@ fn check(text: &str, incidents: &[Known], now: WallTime) -> Result<Vec<VerdictRe
         Some(text) => parse_time(text)?.min(now),
         None => now,
     };
+    if at < oldest {
+        return Err("field 'timestamp': older than disposition.window, so that it would count for nothing".to_owned());
+    }
     let rules = rules(&line, incidents)?;
     let record = |rule: String| VerdictRecord {
         key: key(&line, &rule),
@@ -241,10 +246,11 @@ mod tests {
     use crate::store::subject_of_key;
 
     const NOW: WallTime = WallTime(1_795_132_900_000_000_000);
+    const DAY: i64 = 86_400_000_000_000;
 
     fn checked(text: &str) -> Result<Vec<VerdictRecord>, String> {
         let known = |alert| Known { incident: "beaconing|curl|x".to_owned(), rule: "beaconing".to_owned(), alert };
-        check(text, &[known(9), known(7)], NOW)
+        check(text, &[known(9), known(7)], [WallTime(NOW.0 - 30 * DAY), NOW])
     }
 
     fn one(text: &str) -> VerdictRecord {
@@ -277,7 +283,8 @@ mod tests {
         let at = |time: &str| {
             one(&format!(r#"{{"rule_id":"beaconing","verdict":"true_positive","timestamp":"{time}"}}"#)).at
         };
-        assert_eq!((at("2999-01-01T00:00:00Z"), at("1970-01-01T00:00:01Z")), (NOW.0, 1_000_000_000));
+        let yesterday = WallTime(NOW.0 - DAY);
+        assert_eq!((at("2999-01-01T00:00:00Z"), at(rfc3339(yesterday).as_str())), (NOW.0, yesterday.0));
     }
 
     #[test]
@@ -295,6 +302,7 @@ mod tests {
             (r#"{"verdict": "true_positive"}"#, "rule_id"),
             (r#"{"incident_id": "none", "verdict": "true_positive"}"#, "incident_id"),
             (r#"{"rule_id": "beaconing", "verdict": "true_positive", "timestamp": "today"}"#, "timestamp"),
+            (r#"{"rule_id":"beaconing","verdict":"true_positive","timestamp":"1970-01-01T00:00:01Z"}"#, "window"),
         ] {
             let error = checked(text).unwrap_err();
             assert!(error.contains(field), "{text}: {error}");
