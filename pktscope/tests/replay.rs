@@ -221,6 +221,56 @@ fn two_replays_are_the_same_byte_for_byte() {
     assert!(events.split(|byte| *byte == b'\n').count() > 14);
 }
 
+/// A datagram to each of many destinations, 10 s apart.
+fn contacts() -> Capture {
+    let mut capture = Capture::new();
+    for host in 1..=20 {
+        capture.frame(10_000, &udp((CLIENT, 4000), ([93, 184, 216, host], 9999), b"hello"));
+    }
+    capture
+}
+
+/// Rule and incident of each alert, in the order told.
+fn alerts(file: &Path) -> Vec<(String, String)> {
+    let output = replay(file, &["--json", "--learning-window", "0s"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    let alerts = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    alerts.map(|alert| (text(&alert, "/rule/id").into(), text(&alert, "/pktscope/alert/dedup_key").into())).collect()
+}
+
+#[test]
+fn a_recording_of_a_capture_gives_its_alerts_in_their_order() {
+    let folder = TempDir::new().unwrap();
+    let file = contacts().saved(&folder);
+    let events = folder.path().join("events.ndjson");
+    replay(&file, &["--learning-window", "0s", "--events", events.to_str().unwrap()]);
+    let live = alerts(&file);
+    assert!(live.len() > 10, "{live:?}");
+    assert_eq!(alerts(&events), live);
+}
+
+#[test]
+fn what_another_configuration_would_have_raised_is_compared() {
+    let folder = TempDir::new().unwrap();
+    let file = contacts().saved(&folder);
+    let quiet = folder.path().join("quiet.toml");
+    fs::write(&quiet, "[detect]\ndisabled = [\"new_process_dest\"]\n").unwrap();
+    let quiet = quiet.to_str().unwrap();
+    let differences = |arguments: &[&str]| {
+        let output = replay(&file, &[&["--learning-window", "0s"], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let told = String::from_utf8(output.stdout).unwrap();
+        told.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+    };
+    let lost = alerts(&file).iter().filter(|(rule, _)| rule == "new_process_dest").count();
+    assert_eq!(differences(&["--compare", quiet]), vec!["- new_process_dest"; lost]);
+    let plain = folder.path().join("plain.toml");
+    fs::write(&plain, "").unwrap();
+    let plain = plain.to_str().unwrap();
+    assert_eq!(differences(&["--config", quiet, "--compare", plain]), vec!["+ new_process_dest"; lost]);
+    assert!(differences(&["--compare", plain]).is_empty());
+}
+
 #[test]
 fn names_of_a_capture_are_found_as_live() {
     let folder = TempDir::new().unwrap();
