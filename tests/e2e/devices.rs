@@ -9,7 +9,7 @@ use pktscope_tests::{
     flow::DEADLINE,
     machine::{missing_privilege, missing_socket, missing_tc, older_than, output_of},
     namespace::{Namespace, Pair},
-    server::UdpServer,
+    server::{TcpServer, UdpServer},
     skip_if,
     traffic::Traffic,
     wait::wait_until,
@@ -182,8 +182,11 @@ fn a_tunnel_s_outer_packets_are_the_kernel_s_whoever_sent_the_inner_ones() {
     let server = UdpServer::start(&pair.far.namespace, INNER[1].parse().unwrap(), true).unwrap();
     let run = format!("udp --to {} --count 100 --bytes 500 --echo", server.addr);
     let sent = Traffic::new(&pair.near.namespace, &run).run().unwrap();
-    let tcp = pktscope_tests::server::TcpServer::start(&pair.far.namespace, INNER[1].parse().unwrap(), 50_000).unwrap();
-    Traffic::new(&pair.near.namespace, &format!("tcp --to {} --bytes 100000", tcp.addr)).run().unwrap();
+    // The length that older kernels give a super-packet in a tunnel lacks headers (net/core/dev.c, qdisc_pkt_len_init).
+    if older_than(6, 18).is_none() {
+        let tcp = TcpServer::start(&pair.far.namespace, INNER[1].parse().unwrap(), 50_000).unwrap();
+        Traffic::new(&pair.near.namespace, &format!("tcp --to {} --bytes 100000", tcp.addr)).run().unwrap();
+    }
     let run = format!("packet {}", frames(&pair, "tunnel0", 30, 200));
     let framed = Traffic::new(&pair.near.namespace, &run).run().unwrap();
     let (tx, rx) = settle(&agent, &pair);

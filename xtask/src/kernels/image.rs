@@ -12,9 +12,21 @@ use super::{Kernel, archive::Archive};
 use crate::{command, workspace};
 
 /// What cloud kernels have as modules and the tests use, each after what it needs: virtual interfaces, socket
-/// diagnostics, and the traffic control hooks of kernels without TCX.
-const MODULES: [&str; 9] =
-    ["veth", "dummy", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "af_packet", "sch_ingress", "cls_bpf"];
+/// diagnostics, the traffic control hooks of kernels without TCX, and tunnels.
+const MODULES: [&str; 12] = [
+    "veth",
+    "dummy",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "raw_diag",
+    "af_packet",
+    "sch_ingress",
+    "cls_bpf",
+    "udp_tunnel",
+    "ip6_udp_tunnel",
+    "vxlan",
+];
 
 /// A kernel on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]

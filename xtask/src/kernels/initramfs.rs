@@ -16,7 +16,7 @@ use crate::{command, workspace};
 const INIT: &str = include_str!("guest_init.sh");
 
 /// Programs that the tests run, each taken where this machine has it.
-const PROGRAMS: [&str; 5] = ["ip", "curl", "ping", "unshare", "setpriv"];
+const PROGRAMS: [&str; 6] = ["ip", "tc", "curl", "ping", "unshare", "setpriv"];
 
 /// A root file system being put together.
 pub struct Initramfs<'a> {
