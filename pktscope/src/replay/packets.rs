@@ -61,6 +61,8 @@ impl<R: Read> PacketReader<R> {
 
     /// Hands on the packets of the next part of the file, in order and in batches; `false` at the end.
     pub fn next_packets(&mut self, mut hand_on: impl FnMut(&[TimedPacket<'_>])) -> Result<bool, CaptureError> {
+        let overdue = self.reassembler.expired(self.last);
+        hand_on_datagrams(&overdue, self.last, self.tunnels, &mut hand_on);
         let Some(batch) = self.reader.next_batch()? else {
             let rest = self.reassembler.finish();
             hand_on_datagrams(&rest, self.last, self.tunnels, &mut hand_on);
