@@ -33,10 +33,11 @@ pub struct ReplayArguments {
 }
 
 /// Name, whether it is to be judged by packets (else by bytes), what is in it. Flows come and go at the pace of a busy host,
-/// so that a quarter of a capture already lasts longer than any time-out that a closed flow has.
+/// with more open at once of a busier one; with 1,000 open, a quarter of a capture already lasts longer than any time-out
+/// that a closed flow has.
 const CAPTURES: [(&str, bool, Traffic); 4] = [
     ("web, 1,000 open", false, Traffic { open: 1_000, segments: 40, segment_bytes: 800, spacing: 200_000 }),
-    ("web, 50,000 open", false, Traffic { open: 50_000, segments: 40, segment_bytes: 800, spacing: 200_000 }),
+    ("web, 50,000 open", false, Traffic { open: 50_000, segments: 40, segment_bytes: 800, spacing: 20_000 }),
     ("small frames, 1,000 open", true, Traffic { open: 1_000, segments: 200, segment_bytes: 6, spacing: 30_000 }),
     ("small frames, 50,000 open", true, Traffic { open: 50_000, segments: 200, segment_bytes: 6, spacing: 30_000 }),
 ];
