@@ -123,8 +123,10 @@ pub struct PeerState {
     pub icmp_code: u8,
     /// Payloads inspected for a server name so far.
     pub inspected: u8,
+    /// Length of a handshake's first packet, its SYN.
+    pub first_bytes: u16,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 2],
     /// The socket's cookie.
     pub cookie: u64,
     /// Who used the socket when the peer was first met, or sent to it since.

@@ -108,6 +108,14 @@ fn place<W: Way>(tuple: &mut Tuple, source: Words, destination: Words) {
     }
 }
 
+/// Whether a tuple is of IPv6.
+#[inline(always)]
+pub fn is_v6(tuple: &Tuple) -> bool {
+    let words: *const u64 = tuple.local_addr.as_ptr().cast();
+    // SAFETY: a tuple is aligned to words, and an address is two.
+    unsafe { *words != 0 || *words.add(1) as u32 != map_v4(0)[1] as u32 }
+}
+
 /// `::ffff:a.b.c.d` of an address in network order.
 #[inline(always)]
 pub fn map_v4(addr: u32) -> Words {

@@ -4,6 +4,8 @@
 //! `tcp_v4_rcv`). On the way out the ACK leaves by a control socket; since Linux 6.13 it carries the TIME_WAIT socket,
 //! which is no full one, so the egress hook is skipped (net/ipv4/ip_output.c, `ip_send_unicast_reply`;
 //! include/linux/bpf-cgroup.h). But the segment is always freed as dropped, and there its socket is told (since 6.11).
+//! Before, the ACK of IPv4 passes the egress hook; that of IPv6 belongs to no socket (net/ipv6/tcp_ipv6.c,
+//! `tcp_v6_send_response`), and the segment is seen as TIME_WAIT takes it in.
 
 use pktscope_common::{
     counters::Counter,
@@ -14,7 +16,7 @@ use pktscope_common::{
 
 use crate::{
     emit,
-    header::protocol,
+    header::{self, protocol},
     kernel::{self, Kernel},
     maps::PEERS,
     peer,
@@ -34,7 +36,23 @@ pub fn dropped(skb: Kernel, sk: Kernel) {
     }
     let mut key: PeerKey = kernel::zeroed();
     read_tuple(&mut key.tuple, sk);
-    let Some(place) = peer::find(&key) else { return };
+    received(skb, &key);
+}
+
+/// TIME_WAIT takes in a packet, where nothing tells of its being dropped. Only IPv6: of IPv4 the answer is seen.
+#[inline(always)]
+pub fn taken_in(skb: Kernel, sk: Kernel) {
+    let mut key: PeerKey = kernel::zeroed();
+    read_tuple(&mut key.tuple, sk);
+    if header::is_v6(&key.tuple) {
+        received(skb, &key);
+    }
+}
+
+/// Counts a FIN for the connection that waits for it.
+#[inline(always)]
+fn received(skb: Kernel, key: &PeerKey) {
+    let Some(place) = peer::find(key) else { return };
     let has_fin = control::<u8>(skb, Field::TcpControlFlags) & TCP_FIN != 0;
     if place.flags & flags::LINGERS == 0 || !has_fin {
         return;
@@ -42,7 +60,7 @@ pub fn dropped(skb: Kernel, sk: Kernel) {
     let cookie = place.cookie;
     if tell(cookie, segment(skb)) {
         // Nobody else removes it before its time; where it is gone, so be it.
-        let _ = PEERS.remove(&key);
+        let _ = PEERS.remove(key);
     }
 }
 

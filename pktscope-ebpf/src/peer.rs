@@ -13,7 +13,7 @@ use pktscope_common::{
 
 use crate::{
     emit,
-    header::{Sent, Way, context, protocol},
+    header::{self, Sent, Way, context, protocol},
     inspect, kernel,
     maps::{NEW_PEERS, OVERFLOW, PEERS},
     packet::{self, NOWHERE, Place, Size},
@@ -43,6 +43,7 @@ pub fn place_handshake<W: Way>(skb: *mut __sk_buff, state: &SocketState, key: &m
         return place(peer);
     }
     let mut fresh = fresh(skb, key, Some(state), flags::HANDSHAKE | flags::PASSIVE);
+    fresh.first_bytes = context!(skb, len) as u16;
     packet::add::<W>(&raw mut fresh.counts, size);
     if PEERS.insert(&*key, &fresh, u64::from(BPF_NOEXIST)).is_ok() {
         return NOWHERE;
@@ -253,9 +254,15 @@ fn overflow<W: Way>(skb: *mut __sk_buff, size: Size) {
 pub fn absorb_handshake(state: &mut SocketState, key: &mut PeerKey) {
     key.cookie = 0;
     let Some(peer) = find(key) else { return };
-    let (counts, started_at) = (peer.counts, peer.started_at);
+    let (mut counts, started_at, first_bytes) = (peer.counts, peer.started_at, peer.first_bytes);
     if PEERS.remove(&*key).is_err() {
         return;
+    }
+    // Older kernels do not show the SYN-ACK of IPv6: it leaves by the listener and belongs to the request for a socket,
+    // and they want both to be one (include/linux/bpf-cgroup.h, `BPF_CGROUP_RUN_PROG_INET_EGRESS`). Without it there were
+    // no accepted socket; it answers every option of the SYN, so it is as long.
+    if counts.sent_packets == 0 && header::is_v6(&key.tuple) {
+        (counts.sent_packets, counts.sent_bytes) = (1, u64::from(first_bytes));
     }
     state.started_at = started_at;
     packet::add::<Sent>(

@@ -197,6 +197,15 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Counts what TIME_WAIT receives where `kfree_skb` does not tell whose it was (net/ipv4/tcp_minisocks.c): arguments are
+/// TIME_WAIT's socket and the packet.
+#[fentry(function = "tcp_timewait_state_process")]
+#[inline(always)]
+pub fn tcp_timewait_state_process(ctx: FEntryContext) -> i32 {
+    linger::taken_in(ctx.arg(1), ctx.arg(0));
+    0
+}
+
 /// Reports a new image (fs/exec.c, `exec_binprm`): arguments are the task, its old pid and the `linux_binprm`.
 #[btf_tracepoint(function = "sched_process_exec")]
 #[inline(always)]

@@ -301,6 +301,14 @@ pub(super) const HOOKS: &[Hook] = &[
         fields: LINGER_FIELDS,
     },
     Hook {
+        program: "tcp_timewait_state_process",
+        attach_point: "fentry/tcp_timewait_state_process",
+        lost_without: "the last FIN and ACK of IPv6 connections that this side closes first",
+        kind: Kind::Function,
+        need: Need::InsteadOf("kfree_skb"),
+        fields: LINGER_FIELDS,
+    },
+    Hook {
         program: "sock_release",
         attach_point: "cgroup/sock_release",
         lost_without: "the end of UDP and other flows, and their bytes since the last sweep",
