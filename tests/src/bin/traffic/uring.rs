@@ -1,11 +1,13 @@
 //! The same through io_uring.
 
-use std::{io, os::fd::RawFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, RawFd},
+};
 
 use anyhow::{Context, Result};
 use io_uring::{IoUring, opcode, squeue::Entry, types::Fd};
-use socket2::{SockAddr, Socket};
-use std::os::fd::FromRawFd;
+use socket2::{SockAddr, Socket, Type};
 
 /// Bytes of one request.
 const CHUNK: usize = 32 * 1024;
@@ -21,11 +23,24 @@ fn submit(entry: &Entry) -> Result<i32> {
 
 /// Makes a stream socket and connects it, both through the ring.
 pub fn connect(domain: i32, to: &SockAddr) -> Result<Socket> {
-    let fd = submit(&opcode::Socket::new(domain, libc::SOCK_STREAM, 0).build())?;
-    // SAFETY: the ring just made the descriptor; it has no other owner.
-    let socket = unsafe { Socket::from_raw_fd(fd) };
-    submit(&opcode::Connect::new(Fd(fd), to.as_ptr().cast(), to.len()).build())?;
+    let socket = make(domain)?;
+    submit(&opcode::Connect::new(Fd(socket.as_raw_fd()), to.as_ptr().cast(), to.len()).build())?;
     Ok(socket)
+}
+
+/// A stream socket from the ring; below Linux 5.19, which cannot, from the system call.
+fn make(domain: i32) -> Result<Socket> {
+    match submit(&opcode::Socket::new(domain, libc::SOCK_STREAM, 0).build()) {
+        // SAFETY: the ring just made the descriptor; it has no other owner.
+        Ok(fd) => Ok(unsafe { Socket::from_raw_fd(fd) }),
+        Err(error) if is_unknown_request(&error) => Ok(Socket::new(domain.into(), Type::STREAM, None)?),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_unknown_request(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.raw_os_error() == Some(libc::EINVAL))
 }
 
 /// Sends `total` bytes; gives how many requests that took.
