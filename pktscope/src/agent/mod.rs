@@ -7,6 +7,7 @@ mod answer;
 mod command;
 mod control;
 mod host;
+mod memory;
 mod notify;
 mod outputs;
 mod replay;

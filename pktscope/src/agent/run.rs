@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::{
     command::Command,
     control::Control,
-    notify,
+    memory, notify,
     outputs::Outputs,
     restore,
     schedule::Schedule,
@@ -113,6 +113,7 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`]; nothing stays attached or locked.
 pub fn run(options: RunOptions) -> Result<(), RunError> {
+    memory::prepare();
     let config = &options.config;
     // First what no other state directory or file would change.
     Sensor::check(&settings::sensor(config))?;
@@ -190,6 +191,8 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
         Turns::new(Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity, verdicts });
     turns.take_running(procfs::Proc::new().running().into_iter().map(Event::Running), now);
     turns.open_ledger(now);
+    // The kernel's type information, and every process's files.
+    memory::give_back();
     Ok(turns)
 }
 

@@ -13,6 +13,7 @@ use tracing::{error, warn};
 
 use super::{
     command::Command,
+    memory,
     outputs::Outputs,
     restore,
     schedule::Schedule,
@@ -176,7 +177,9 @@ impl Turns {
     }
 
     fn sweep(&mut self, kind: SweepKind, now: Moment) {
-        if let Err(fault) = self.sensor.sweep(kind, now.boot, &mut self.events) {
+        let Self { sensor, pipeline, effects, events, .. } = self;
+        let mut take = |events: &mut Vec<Event>| events.drain(..).for_each(|event| pipeline.step(event, now, effects));
+        if let Err(fault) = sensor.sweep(kind, now.boot, events, &mut take) {
             warn!(
                 error = &fault as &dyn std::error::Error,
                 "the sockets were not swept; the next sweep makes up for it"
@@ -198,6 +201,7 @@ impl Turns {
         let lost = self.losses();
         let reading = LedgerReading { at: clock::now().boot, interfaces, stacked, unowned, lost };
         self.pipeline.step(Event::Ledger(reading), now, &mut self.effects);
+        memory::give_back();
     }
 
     /// Takes MaxMind databases that were replaced since.

@@ -96,13 +96,22 @@ impl Peers {
     ///
     /// # Errors
     /// The system's, where the table cannot be read.
-    pub(super) fn sweep(&mut self, kind: SweepKind, at: BootTime, events: &mut Vec<Event>) -> io::Result<()> {
+    pub(super) fn sweep(
+        &mut self,
+        kind: SweepKind,
+        at: BootTime,
+        events: &mut Vec<Event>,
+        take: &mut dyn FnMut(&mut Vec<Event>),
+    ) -> io::Result<()> {
         self.generation = self.generation.wrapping_add(1);
         let entries = read_all(self.table.map().fd().as_fd(), &mut self.keys, &mut self.values)?;
         self.name_senders(entries);
         for index in 0..entries {
             let (key, state) = (self.keys[index], self.values[index]);
             self.visit(kind, at, &key, &state, events);
+            if BATCH <= events.len() {
+                take(events);
+            }
         }
         self.ended.clear();
         let generation = self.generation;

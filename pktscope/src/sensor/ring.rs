@@ -11,7 +11,7 @@ use crate::core::{
 };
 
 /// Records read in one call at most, so that a full ring never starves the caller's other work.
-const MAX_RECORDS: usize = 16_384;
+pub(super) const MAX_RECORDS: usize = 4_096;
 
 /// What became of the records read so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -216,21 +216,28 @@ impl Sensor {
     }
 
     /// Asks every socket and every peer for its totals. Reports of sockets arrive in the order of the ring, before or
-    /// after their end as it happened.
+    /// after their end as it happened. `take` is handed what was read so far, some thousands at a time; the rest stays in
+    /// `events`.
     ///
     /// # Errors
     /// [`SensorError::System`]; the next sweep repeats what this one did not report.
-    pub fn sweep(&mut self, kind: SweepKind, at: BootTime, events: &mut Vec<Event>) -> Result<(), SensorError> {
+    pub fn sweep(
+        &mut self,
+        kind: SweepKind,
+        at: BootTime,
+        events: &mut Vec<Event>,
+        take: &mut dyn FnMut(&mut Vec<Event>),
+    ) -> Result<(), SensorError> {
         let fault = |operation| move |source| SensorError::System { operation, source };
-        let pauses = self.walk(kind, events).map_err(fault("sweep the sockets' counters"))?;
-        while self.poll(events) != 0 {}
+        let pauses = self.walk(kind, events, take).map_err(fault("sweep the sockets' counters"))?;
+        self.empty_ring(events, take);
         match kind {
             SweepKind::Changed | SweepKind::Full => self.lingering.expire(at, events),
             SweepKind::Final => self.lingering.flush(events),
         }
         self.refresh_mtus();
         self.peers.note_ends(events);
-        self.peers.sweep(kind, at, events).map_err(fault("read the peers' counters"))?;
+        self.peers.sweep(kind, at, events, take).map_err(fault("read the peers' counters"))?;
         if kind != SweepKind::Changed && pauses == 0 {
             events.push(Event::SweepDone(at));
         }
@@ -238,17 +245,31 @@ impl Sensor {
     }
 
     /// Has every socket report itself; gives how often it had to pause for the ring to be read.
-    fn walk(&mut self, kind: SweepKind, events: &mut Vec<Event>) -> io::Result<u64> {
-        self.poll(events);
-        let Some(link) = &self.sweep else { return Ok(0) };
+    fn walk(
+        &mut self,
+        kind: SweepKind,
+        events: &mut Vec<Event>,
+        take: &mut dyn FnMut(&mut Vec<Event>),
+    ) -> io::Result<u64> {
+        self.empty_ring(events, take);
+        let Some(link) = self.sweep.take() else { return Ok(0) };
         let is_full = u32::from(kind != SweepKind::Changed);
-        self.settings.set(settings::FULL_SWEEP, is_full, 0).map_err(io::Error::other)?;
+        let set = self.settings.set(settings::FULL_SWEEP, is_full, 0).map_err(io::Error::other);
         let mut pauses = 0;
-        sys::run_iterator(link.as_fd(), || {
+        let run = sys::run_iterator(link.as_fd(), || {
             pauses += 1;
-            ring::drain(&mut self.ring, &mut self.ring_counts, &mut self.lingering, events);
-        })?;
-        Ok(pauses)
+            self.empty_ring(events, take);
+        });
+        self.sweep = Some(link);
+        set.and(run).map(|()| pauses)
+    }
+
+    /// Reads what waits in the ring.
+    fn empty_ring(&mut self, events: &mut Vec<Event>, take: &mut dyn FnMut(&mut Vec<Event>)) {
+        while self.poll(events) == ring::MAX_RECORDS {
+            take(events);
+        }
+        take(events);
     }
 
     /// Reads the MTUs again where the programs met an interface that they did not know.

@@ -27,13 +27,18 @@ use crate::core::{
 mod ghosts;
 mod live;
 mod parts;
+mod slab;
 
 use ghosts::Ghosts;
 use live::{LiveFlow, NEVER, Phase, add, answered, grown, is_echo, is_time_wait_answer, key_of, owner_of};
 use parts::Grown;
+use slab::Slab;
 
 /// Parts held for each flow that may be held: a connection has three at most.
 const PARTS_PER_FLOW: usize = 4;
+
+/// Flows whose room is never given up.
+const LEAST_ROOM: usize = 1_024;
 
 /// What the kernel counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,7 +92,7 @@ pub struct Counted {
 #[derive(Debug)]
 pub struct SocketTracker<U = ()> {
     settings: FlowSettings,
-    flows: HashMap<FlowId, Box<LiveFlow<U>>, RandomState>,
+    flows: Slab<U>,
     parts: HashMap<PartKey, Part, RandomState>,
     tuples: HashMap<live::Tuple, FlowId, RandomState>,
     ghosts: Ghosts,
@@ -111,7 +116,7 @@ impl<U: Default> SocketTracker<U> {
         let state = RandomState::with_seeds(seed, seed.rotate_left(23), !seed, seed.rotate_left(47));
         Self {
             settings,
-            flows: HashMap::with_hasher(state.clone()),
+            flows: Slab::new(state.clone()),
             parts: HashMap::with_hasher(state.clone()),
             tuples: HashMap::with_hasher(state.clone()),
             ghosts: Ghosts::new(state),
@@ -149,8 +154,7 @@ impl<U: Default> SocketTracker<U> {
     /// Changes time-outs and bounds; a smaller bound takes hold as flows come.
     pub fn set_settings(&mut self, settings: FlowSettings) {
         self.settings = settings;
-        let ids: Vec<FlowId> = self.flows.keys().copied().collect();
-        for id in ids {
+        for id in self.ids_where(|_| true) {
             self.settle(id);
         }
     }
@@ -292,7 +296,7 @@ impl<U: Default> SocketTracker<U> {
         if part_key.scope != Scope::Frames {
             self.tuples.insert(tuple, id);
         }
-        self.flows.insert(id, Box::new(live));
+        self.flows.insert(id, live);
         id
     }
 
@@ -416,6 +420,19 @@ impl<U: Default> SocketTracker<U> {
         if self.flows.len() < self.settings.max_flows / 2 {
             self.ages = None;
         }
+        self.shrink();
+    }
+
+    /// Gives up the room of flows that have gone.
+    fn shrink(&mut self) {
+        let room = |len: usize| (len * 2).max(LEAST_ROOM);
+        self.flows.shrink();
+        if self.tuples.capacity() / 8 > room(self.tuples.len()) {
+            self.tuples.shrink_to(room(self.tuples.len()));
+        }
+        if self.parts.capacity() / 8 > room(self.parts.len()) {
+            self.parts.shrink_to(room(self.parts.len()));
+        }
     }
 
     /// Every socket has been reported: ends the flows of those that were not.
@@ -445,14 +462,14 @@ impl<U: Default> SocketTracker<U> {
 
     /// Flows that fit, in the order of their start.
     fn ids_where(&self, fits: impl Fn(&LiveFlow<U>) -> bool) -> Vec<FlowId> {
-        let mut ids: Vec<FlowId> = self.flows.iter().filter(|(_, live)| fits(live)).map(|(id, _)| *id).collect();
+        let mut ids: Vec<FlowId> = self.flows.iter().filter(|(_, live)| fits(live)).map(|(id, _)| id).collect();
         ids.sort_unstable();
         ids
     }
 
     fn evict(&mut self, observer: &mut impl Observer<U>) {
         let flows = &self.flows;
-        let ages = self.ages.get_or_insert_with(|| flows.iter().map(|(id, live)| live.age(*id)).collect());
+        let ages = self.ages.get_or_insert_with(|| flows.iter().map(|(id, live)| live.age(id)).collect());
         let Some(&(is_confirmed, _, id)) = ages.first() else { return };
         match is_confirmed {
             true => self.statistics.evicted_confirmed += 1,

@@ -519,3 +519,27 @@ fn who_sends_frames_may_be_known_only_after_the_first() {
     let Some(Ownership::Socket(owner)) = counted.ownership else { panic!("{counted:?}") };
     assert_eq!((owner.user, counted.growth.wire_bytes), (stamp(8), [100, 0]));
 }
+
+#[test]
+fn room_of_flows_that_have_gone_is_given_up() {
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    let of = |number: u16| {
+        let local = Endpoint { port: number, ..report().local };
+        SocketReport { cookie: u64::from(number), local, ..report() }
+    };
+    for number in 1..=40_000 {
+        tracker.report(&of(number), &mut changes);
+    }
+    for number in 2..=40_000 {
+        tracker.report(&SocketReport { is_closed: true, ..of(number) }, &mut changes);
+    }
+    tracker.tick(at(20), &mut changes);
+    assert_eq!(tracker.len(), 1);
+    assert!(tracker.parts.capacity() < 20_000 && tracker.flows.capacity() < 20_000);
+    tracker.report(&of(2), &mut changes);
+    tracker.report(&SocketReport { is_closed: true, at: at(21), ..of(1) }, &mut changes);
+    tracker.tick(at(30), &mut changes);
+    let ended: Vec<u64> =
+        changes.iter().filter(|(action, _)| *action == FlowAction::Ended).map(|(_, f)| f.id.0).collect();
+    assert_eq!((ended.len(), ended.last(), tracker.len()), (40_000, Some(&1), 1));
+}
