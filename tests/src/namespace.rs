@@ -10,12 +10,15 @@ use std::{
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
-use crate::offload;
+use crate::{offload, wait::wait_until};
 
+/// The kernel's work queue is seconds late on a busy machine.
+const ADDRESS_DEADLINE: Duration = Duration::from_secs(20);
 /// Bytes of an Ethernet header, which interfaces count and the IP layer does not.
 const ETHERNET_HEADER: u64 = 14;
 
@@ -204,7 +207,20 @@ impl Host {
     /// Where the kernel refuses it.
     pub fn add_address(&self, addr: IpAddr) -> Result<()> {
         let (length, nodad) = if addr.is_ipv4() { (32, "") } else { (128, "nodad") };
-        self.namespace.ip(&format!("addr add {addr}/{length} dev {} {nodad}", self.device))
+        self.namespace.ip(&format!("addr add {addr}/{length} dev {} {nodad}", self.device))?;
+        match addr {
+            IpAddr::V4(_) => Ok(()),
+            IpAddr::V6(addr) => self.await_local(addr),
+        }
+    }
+
+    /// Waits until packets to an address are taken for this host's: the kernel adds the route of an IPv6 address from a
+    /// work queue (net/ipv6/addrconf.c, `addrconf_dad_work`), also where it is told not to look for duplicates.
+    fn await_local(&self, addr: Ipv6Addr) -> Result<()> {
+        let route = format!("{:032x} 80 ", u128::from(addr));
+        let routes = || self.namespace.run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route"));
+        let is_there = || routes().is_ok_and(|routes| routes.lines().any(|line| line.starts_with(&route)));
+        wait_until(ADDRESS_DEADLINE, || is_there().then_some(())).with_context(|| format!("{addr} never became local"))
     }
 }
 
@@ -255,6 +271,9 @@ impl Pair {
         near.namespace.ip(&format!("link add near0 type veth peer name far0 netns {}", peer.display()))?;
         for host in [&near, &far] {
             quieten(host).with_context(|| format!("failed to set up {}", host.device))?;
+        }
+        for host in [&near, &far] {
+            host.await_local(host.v6)?;
         }
         near.namespace.ip(&format!("route add default via {} dev near0 onlink", far.v4))?;
         near.namespace.ip(&format!("-6 route add default via {} dev near0 onlink", far.v6))?;
