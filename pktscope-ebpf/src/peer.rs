@@ -249,6 +249,10 @@ fn overflow<W: Way>(skb: *mut __sk_buff, size: Size) {
     }
 }
 
+/// Headers of IPv6 and TCP with the options that every listener grants (net/ipv4/tcp_output.c, `tcp_synack_options`):
+/// segment size, selective acknowledgements with timestamps, window scale.
+const LONGEST_ANSWER: u16 = 40 + 20 + 4 + 12 + 4;
+
 /// Adds the handshake that the listener saw to the accepted socket.
 #[inline(always)]
 pub fn absorb_handshake(state: &mut SocketState, key: &mut PeerKey) {
@@ -260,9 +264,10 @@ pub fn absorb_handshake(state: &mut SocketState, key: &mut PeerKey) {
     }
     // Older kernels do not show the SYN-ACK of IPv6: it leaves by the listener and belongs to the request for a socket,
     // and they want both to be one (include/linux/bpf-cgroup.h, `BPF_CGROUP_RUN_PROG_INET_EGRESS`). Without it there were
-    // no accepted socket; it answers every option of the SYN, so it is as long.
+    // no accepted socket; it answers those options of the SYN that every listener grants, so it is as long.
     if counts.sent_packets == 0 && header::is_v6(&key.tuple) {
-        (counts.sent_packets, counts.sent_bytes) = (1, u64::from(first_bytes));
+        let bytes = if first_bytes > LONGEST_ANSWER { LONGEST_ANSWER } else { first_bytes };
+        (counts.sent_packets, counts.sent_bytes) = (1, u64::from(bytes));
     }
     state.started_at = started_at;
     packet::add::<Sent>(

@@ -67,14 +67,7 @@ fn every_way_of_moving_a_stream_is_counted_as_the_wire_is() {
 
 #[test]
 fn streams_over_ipv6_are_counted_as_the_wire_is() {
-    check_streams(Family::V6, &["--way send", "--way splice", "--uring-connect"]);
-}
-
-#[test]
-fn a_fast_opened_stream_over_ipv6_is_counted_as_the_wire_is() {
-    // Before, the kernel does not show the SYN-ACK, whose length is inferred from the SYN's (docs/kernel.md).
-    skip_if!(older_than(6, 5));
-    check_streams(Family::V6, &["--fast-open"]);
+    check_streams(Family::V6, &["--way send", "--way splice", "--uring-connect", "--fast-open"]);
 }
 
 #[test]
