@@ -18,7 +18,7 @@ use crate::{
     header::{self, Sent, context, protocol},
     kernel,
     maps::{DEVICES, SETTINGS},
-    packet::Size,
+    size::Size,
 };
 
 const AF_INET: u32 = 2;

@@ -19,8 +19,8 @@ use crate::{
     header::{self, Sent, context},
     kernel,
     maps::SOCKETS,
-    packet::{self, Size},
-    peer,
+    packet, peer,
+    size::Size,
 };
 
 /// `ETH_P_IP`, `ETH_P_IPV6`, `ETH_P_8021Q` and `ETH_P_8021AD` of include/uapi/linux/if_ether.h.

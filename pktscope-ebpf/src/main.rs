@@ -35,6 +35,7 @@ mod process;
 #[cfg(target_arch = "bpf")]
 mod programs;
 #[cfg(target_arch = "bpf")]
+mod size;
 mod socket;
 
 #[cfg(target_arch = "bpf")]

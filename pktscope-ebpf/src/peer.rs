@@ -16,7 +16,8 @@ use crate::{
     header::{self, Sent, Way, context, protocol},
     inspect, kernel,
     maps::{NEW_PEERS, OVERFLOW, PEERS},
-    packet::{self, NOWHERE, Place, Size},
+    packet::{self, NOWHERE, Place},
+    size::Size,
 };
 
 /// Whether packets of a protocol belong to other sockets, or to the kernel, than the raw socket that gets a copy.
