@@ -36,6 +36,7 @@ mod process;
 mod programs;
 #[cfg(target_arch = "bpf")]
 mod size;
+#[cfg(target_arch = "bpf")]
 mod socket;
 
 #[cfg(target_arch = "bpf")]
