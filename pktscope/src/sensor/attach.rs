@@ -58,8 +58,8 @@ pub(super) fn attach(
             program: hook.program,
             attach_point: hook.attach_point,
             is_attached: reason.is_none(),
+            lost_without: if reason.is_some() { hook.loss() } else { hook.lost_without },
             reason,
-            lost_without: hook.lost_without,
         });
     }
     Ok(attached)

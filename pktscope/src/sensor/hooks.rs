@@ -58,6 +58,14 @@ pub struct Hook {
     pub(super) fields: &'static [Field],
 }
 
+impl Hook {
+    /// What is lost where it is refused and what stands in for it is not.
+    pub(super) fn loss(&self) -> &'static str {
+        let has_stand_in = HOOKS.iter().any(|other| other.need == Need::InsteadOf(self.program));
+        if has_stand_in { "only what its stand-ins below cannot give" } else { self.lost_without }
+    }
+}
+
 /// What became of a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookStatus {
@@ -279,7 +287,7 @@ pub(super) const HOOKS: &[Hook] = &[
     Hook {
         program: "tcp_receive_reset",
         attach_point: "tp_btf/tcp_receive_reset",
-        lost_without: "whether the other side reset a connection",
+        lost_without: "whether the other side reset a connection, where its error does not tell",
         kind: Kind::Tracepoint,
         need: Need::Wanted,
         fields: &[],
@@ -287,7 +295,7 @@ pub(super) const HOOKS: &[Hook] = &[
     Hook {
         program: "tcp_send_reset",
         attach_point: "tp_btf/tcp_send_reset",
-        lost_without: "whether this side reset a connection",
+        lost_without: "whether this side reset a connection, where its state does not tell",
         kind: Kind::Tracepoint,
         need: Need::Wanted,
         fields: &[],
@@ -349,3 +357,28 @@ pub(super) const HOOKS: &[Hook] = &[
         fields: &[],
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(program: &str) -> &'static Hook {
+        HOOKS.iter().find(|hook| hook.program == program).unwrap()
+    }
+
+    #[test]
+    fn what_has_a_stand_in_loses_only_what_that_lacks() {
+        assert_eq!(hook("snapshot_files").loss(), "only what its stand-ins below cannot give");
+        assert_eq!(hook("snapshot_descriptors").loss(), "owners of sockets older than the agent");
+        assert_eq!(hook("egress").loss(), "all bytes sent");
+    }
+
+    #[test]
+    fn stand_ins_stand_below_what_they_stand_in_for() {
+        for (at, stand_in) in HOOKS.iter().enumerate() {
+            if let Need::InsteadOf(program) = stand_in.need {
+                assert!(HOOKS[..at].iter().any(|hook| hook.program == program), "{}", stand_in.program);
+            }
+        }
+    }
+}
