@@ -22,7 +22,8 @@ use crate::{
     header::{context, protocol},
     kernel::{self, Kernel},
     maps::{SETTINGS, SOCKETS},
-    peer, socket,
+    peer,
+    socket::{self, TaskFile},
 };
 
 /// `SOCK_DONE` of include/net/sock.h: the other side's FIN was received (net/ipv4/tcp_input.c, `tcp_fin`).
@@ -209,8 +210,25 @@ const RETRY: i32 = 1;
 pub fn swept(ctx: *const SocketElement) -> i32 {
     let sk = context!(ctx, sk);
     let value = context!(ctx, value);
-    let Some(state) = (unsafe { value.as_mut() }) else { return NEXT };
-    if sk.is_null() || state.flags & flags::REGISTERED == 0 {
+    match unsafe { value.as_mut() } {
+        Some(state) if !sk.is_null() => swept_socket(sk, state),
+        _ => NEXT,
+    }
+}
+
+/// The same for a socket that a process holds.
+#[inline(always)]
+pub fn swept_file(ctx: *const TaskFile) -> i32 {
+    let Some(sk) = socket::socket_of(ctx) else { return NEXT };
+    match unsafe { SOCKETS.get(sk, 0).as_mut() } {
+        Some(state) => swept_socket(sk, state),
+        None => NEXT,
+    }
+}
+
+#[inline(always)]
+fn swept_socket(sk: *mut c_void, state: &mut SocketState) -> i32 {
+    if state.flags & flags::REGISTERED == 0 {
         return NEXT;
     }
     let packets = packets(state);

@@ -237,6 +237,14 @@ pub extern "C" fn sweep_sockets(ctx: *mut c_void) -> i32 {
     close::swept(ctx.cast())
 }
 
+/// Reports one open file of a sweep, if it is a socket, where the kernel is not safe to sweep their states; called for
+/// every open file (kernel/bpf/task_iter.c).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn sweep_files(ctx: *mut c_void) -> i32 {
+    close::swept_file(ctx.cast())
+}
+
 /// Stamps the holders of sockets older than the agent; called for every open file (kernel/bpf/task_iter.c).
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]

@@ -249,21 +249,33 @@ pub struct TaskFile {
 /// Stamps the holder of a socket that is older than the agent.
 #[inline(always)]
 pub fn held(ctx: *const TaskFile) {
-    // SAFETY: loads from the context, which the verifier types.
-    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
-    if task.is_null() || file.is_null() {
+    // SAFETY: a load from the context, which the verifier types.
+    let task = unsafe { (*ctx).task };
+    if task.is_null() {
         return;
+    }
+    if let Some(sk) = socket_of(ctx) {
+        hold(sk, task);
+    }
+}
+
+/// The socket that an open file is, if it is of a family that is counted.
+#[inline(always)]
+pub fn socket_of(ctx: *const TaskFile) -> Option<*mut c_void> {
+    // SAFETY: a load from the context, which the verifier types.
+    let file = unsafe { (*ctx).file };
+    if file.is_null() {
+        return None;
     }
     // SAFETY: the verifier knows `file` as a `struct file`.
     let socket: Kernel = unsafe { bpf_sock_from_file(file.cast()) }.cast_const().cast();
     if socket.is_null() {
-        return;
+        return None;
     }
-    let Some(sk) = kernel::follow(socket, Field::SocketSk) else { return };
+    let sk = kernel::follow(socket, Field::SocketSk)?;
     let family: u16 = kernel::read(sk, Field::SockFamily);
-    if family == AF_INET || family == AF_INET6 || family == AF_PACKET {
-        hold(sk.cast_mut().cast(), task);
-    }
+    let is_counted = family == AF_INET || family == AF_INET6 || family == AF_PACKET;
+    if is_counted { Some(sk.cast_mut().cast()) } else { None }
 }
 
 /// The first holder found becomes the user; others make the socket shared.

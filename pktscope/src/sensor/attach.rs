@@ -31,6 +31,8 @@ pub(super) struct Attached {
     pub(super) statuses: Vec<HookStatus>,
     /// The sweep's iterator.
     pub(super) sweep: Option<OwnedFd>,
+    /// Whether it comes by every socket, also those that no process holds.
+    pub(super) is_sweep_complete: bool,
     /// The devices' program, loaded; which devices there are is found out later and again.
     pub(super) device_egress: Option<OwnedFd>,
 }
@@ -48,7 +50,12 @@ pub(super) fn attach(
 ) -> Result<Attached, SensorError> {
     let btf = Btf::from_sys_fs()
         .map_err(|_| SensorError::BadBtf { path: super::load::VMLINUX_BTF.into(), reason: "aya cannot read it" })?;
-    let mut attached = Attached { statuses: Vec::with_capacity(HOOKS.len()), sweep: None, device_egress: None };
+    let mut attached = Attached {
+        statuses: Vec::with_capacity(HOOKS.len()),
+        sweep: None,
+        is_sweep_complete: true,
+        device_egress: None,
+    };
     for hook in HOOKS.iter().filter(|hook| hook.need != Need::Reference || settings.has_reference) {
         let reason = attach_hook(ebpf, hook, settings, facts, &btf, cgroup, &mut attached).err();
         if let (Some(reason), Need::Required) = (&reason, hook.need) {
@@ -82,6 +89,9 @@ fn attach_hook(
     if hook.kind == Kind::DeviceEgress && settings.traffic_control == TrafficControl::Off {
         return Err("turned off by sensor.traffic_control".into());
     }
+    if hook.kind == Kind::SocketIterator && !facts.is_storage_iterable {
+        return Err("this kernel's iterator may follow a null pointer (since Linux 7.0)".into());
+    }
     if let Some(missing) = missing_field(hook.fields, &facts.offsets) {
         return Err(missing);
     }
@@ -93,6 +103,10 @@ fn attach_hook(
     match hook.kind {
         Kind::SocketIterator => attached.sweep = Some(link_sweep(program, btf, sockets)?),
         Kind::FileIterator => run_snapshot(program, btf)?,
+        Kind::FileSweep => {
+            attached.sweep = Some(link_file_sweep(program, btf)?);
+            attached.is_sweep_complete = false;
+        }
         Kind::DeviceEgress => {
             attached.device_egress = Some(load_classifier(program).map_err(|error| last_line(&error))?)
         }
@@ -156,7 +170,12 @@ fn attach_program(program: &mut Program, hook: &Hook, btf: &Btf, cgroup: &File) 
             program.load(hook.program, btf)?;
             program.attach().map(drop)
         }
-        Kind::Tracepoint | Kind::SocketIterator | Kind::FileIterator | Kind::Descriptors | Kind::DeviceEgress => {
+        Kind::Tracepoint
+        | Kind::SocketIterator
+        | Kind::FileIterator
+        | Kind::FileSweep
+        | Kind::Descriptors
+        | Kind::DeviceEgress => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(hook.program, btf)?;
             program.attach().map(drop)
@@ -181,6 +200,12 @@ fn link_sweep(program: &mut Program, btf: &Btf, sockets: Option<OwnedFd>) -> Res
     let sockets = sockets.ok_or("the map SOCKETS is not in the object")?;
     let fd = program.fd().map_err(|error| last_line(&error))?;
     sys::link_iterator(fd.as_fd(), Some(sockets.as_fd())).map_err(|error| error.to_string())
+}
+
+fn link_file_sweep(program: &mut Program, btf: &Btf) -> Result<OwnedFd, String> {
+    let program = load_iterator(program, "task_file", btf)?;
+    let fd = program.fd().map_err(|error| last_line(&error))?;
+    sys::link_iterator(fd.as_fd(), None).map_err(|error| error.to_string())
 }
 
 /// Stamps the holders of every open socket; sockets made from here on are stamped by `sock_create`, which is attached.

@@ -25,8 +25,10 @@ pub(super) enum Kind {
     Function,
     /// The iterator over the sockets' states.
     SocketIterator,
-    /// The iterator over open files.
+    /// The iterator over open files, run once.
     FileIterator,
+    /// The iterator over open files, run again and again.
+    FileSweep,
     /// No program: `/proc` and descriptors of our own, read once.
     Descriptors,
 }
@@ -266,6 +268,14 @@ pub(super) const HOOKS: &[Hook] = &[
         lost_without: "flows are shown only when they end",
         kind: Kind::SocketIterator,
         need: Need::Wanted,
+        fields: TCP_FIELDS,
+    },
+    Hook {
+        program: "sweep_files",
+        attach_point: "iter/task_file",
+        lost_without: "flows are shown only when they end",
+        kind: Kind::FileSweep,
+        need: Need::InsteadOf("sweep_sockets"),
         fields: TCP_FIELDS,
     },
     Hook {

@@ -28,6 +28,8 @@ pub(super) struct KernelFacts {
     pub(super) features: u64,
     /// Cookie of our network namespace; 0 where the kernel has none.
     pub(super) netns: u64,
+    /// Whether the iterator over the sockets' states may be run.
+    pub(super) is_storage_iterable: bool,
 }
 
 impl KernelFacts {
@@ -54,7 +56,10 @@ impl KernelFacts {
             bits |= features::PAYLOAD;
         }
         let netns = UnixDatagram::unbound().and_then(|socket| sys::netns_cookie(socket.as_raw_fd())).unwrap_or(0);
-        Ok(Self { offsets: types.offsets(), features: bits, netns })
+        // Since Linux 7.0 a state may be unlinked without a lock while the iterator looks at it, which then follows a null
+        // pointer and takes the machine down (net/core/bpf_sk_storage.c, `__bpf_sk_storage_map_seq_show`; seen on 7.2).
+        let is_storage_iterable = !types.has_function("bpf_selem_unlink_nofail");
+        Ok(Self { offsets: types.offsets(), features: bits, netns, is_storage_iterable })
     }
 }
 

@@ -106,6 +106,7 @@ pub struct Sensor {
     counters: PerCpuArray<MapData, u64>,
     settings: Array<MapData, u32>,
     sweep: Option<OwnedFd>,
+    is_sweep_complete: bool,
     devices: Option<Devices>,
     peers: Peers,
     sockets: Sockets<MapData>,
@@ -172,6 +173,7 @@ impl Sensor {
             mtus,
             assumed_mtus: 0,
             sweep: attached.sweep,
+            is_sweep_complete: attached.is_sweep_complete,
             hooks: attached.statuses,
             cgroup,
             map_fds,
@@ -238,7 +240,7 @@ impl Sensor {
         self.refresh_mtus();
         self.peers.note_ends(events);
         self.peers.sweep(kind, at, events, take).map_err(fault("read the peers' counters"))?;
-        if kind != SweepKind::Changed && pauses == 0 {
+        if kind != SweepKind::Changed && pauses == 0 && self.is_sweep_complete {
             events.push(Event::SweepDone(at));
         }
         Ok(())
