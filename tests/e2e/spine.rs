@@ -287,7 +287,10 @@ fn a_recording_gives_the_alerts_of_its_live_run() {
     let mut replay = pktscope_tests::agent::pktscope(["replay", "--json", "--learning-window", "0s"]);
     let replayed = output_of(replay.arg(agent.events_file()));
     let key = |alert: &Event| (alert.text("rule.id").to_owned(), alert.text("pktscope.alert.dedup_key").to_owned());
-    let live: Vec<_> = agent.events(|event| event.is("alert")).iter().map(key).collect();
-    let again: Vec<_> = replayed.lines().map(|line| key(&Event::parse(line).unwrap())).collect();
+    // Of what other tests run meanwhile some is judged when its facts come, at times that a recording does not hold.
+    let is_own = |(_, key): &(String, String)| key.contains(folder.path().to_str().unwrap());
+    let live: Vec<_> = agent.events(|event| event.is("alert")).iter().map(key).filter(is_own).collect();
+    let again: Vec<_> = replayed.lines().map(|line| key(&Event::parse(line).unwrap())).filter(is_own).collect();
+    assert_eq!(live.len(), 2, "{live:?}");
     assert_eq!(again, live);
 }

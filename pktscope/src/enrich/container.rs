@@ -7,7 +7,10 @@ use std::{
     io,
     mem::size_of,
     num::NonZeroUsize,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -84,12 +87,19 @@ impl Default for Cgroups {
 }
 
 impl Cgroups {
-    /// Remembers what a living process showed of its cgroup.
+    /// Remembers what a living process showed of its cgroup, unless it was moved to another one since it had this id: a
+    /// runtime moves a container's first process.
     pub fn learn(&mut self, id: u64, cgroup: &Cgroup) {
         let is_told_by_path = cgroup.path.as_deref().and_then(container_id) == cgroup.container_id.as_deref();
-        if id != 0 && is_told_by_path {
+        if is_told_by_path && self.is_id_of(id, cgroup.path.as_deref()) {
             self.known.put(id, cgroup.clone());
         }
+    }
+
+    /// A cgroup's id is its folder's inode number.
+    fn is_id_of(&self, id: u64, path: Option<&str>) -> bool {
+        let (Some((_, root)), Some(path)) = (&self.mount, path) else { return false };
+        std::fs::metadata(root.join(path.trim_start_matches('/'))).is_ok_and(|folder| folder.ino() == id)
     }
 
     /// The cgroup with this id, where it still exists or is remembered.
@@ -138,8 +148,6 @@ fn open_by_id(mount: &File, id: u64) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     const ID: &str = "8d2ad5a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d";
@@ -232,6 +240,22 @@ mod tests {
         assert!(found.path.as_deref().unwrap().ends_with(".scope"));
         assert_eq!(cgroups.find(id), Some(found));
         assert_eq!(Cgroups::default().find(id), None, "the cgroup is gone");
+    }
+
+    #[test]
+    fn a_process_that_was_moved_since_teaches_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let path = format!("/docker/{ID}");
+        let inside = root.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(&inside).unwrap();
+        let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+        let mount = Some((File::open(root.path()).unwrap(), root.path().to_path_buf()));
+        let mut cgroups = Cgroups { mount, known: LruCache::new(MAX_CGROUPS) };
+        let cgroup = Cgroup::from_path(&path);
+        cgroups.learn(inode(root.path()), &cgroup);
+        assert_eq!(cgroups.find(inode(root.path())), None, "the id is that of the cgroup it started in");
+        cgroups.learn(inode(&inside), &cgroup);
+        assert_eq!(cgroups.find(inode(&inside)), Some(cgroup));
     }
 
     #[test]
