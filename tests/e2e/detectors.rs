@@ -1,13 +1,7 @@
 //! Detectors, driven through the kernel by programs that do what each looks for, to the alert in the events, in the
 //! store and at a webhook.
 
-use std::{
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::LazyLock,
-};
+use std::{fs, net::IpAddr, path::PathBuf, sync::LazyLock};
 
 use crate::{
     resolver::{WILDCARD, asking, resolver},

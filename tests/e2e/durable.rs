@@ -36,15 +36,18 @@ fn expect_stored_alert(agent: &Agent, program: &str) -> Event {
     found.unwrap_or_else(|| panic!("no alert of {program} in the store: {}", agent.describe()))
 }
 
+/// Runs a program that sends to the server.
+fn contact(pair: &Pair, server: &UdpServer, program: &Path) -> Report {
+    Traffic::of(program, &pair.near.namespace, &format!("udp --to {}", server.addr)).run().unwrap()
+}
+
 #[test]
 fn a_killed_agent_keeps_alerts_cooldowns_and_dispositions() {
     skip_if!(missing_privilege());
     let (pair, folder) = (Pair::new().unwrap(), TempDir::new().unwrap());
     let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
     let state = folder.path().join("state");
-    let send = |program: &Path| {
-        Traffic::of(program, &pair.near.namespace, &format!("udp --to {}", server.addr)).run().unwrap()
-    };
+    let send = |program: &Path| contact(&pair, &server, program);
     let mut programs = Vec::new();
     for round in 0..5 {
         let agent = agent_on(&state);
@@ -84,9 +87,7 @@ fn a_kill_at_any_instant_neither_loses_nor_repeats_an_alert() {
     let (pair, folder) = (Pair::new().unwrap(), TempDir::new().unwrap());
     let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
     let state = folder.path().join("state");
-    let send = |program: &Path| {
-        Traffic::of(program, &pair.near.namespace, &format!("udp --to {}", server.addr)).run().unwrap()
-    };
+    let send = |program: &Path| contact(&pair, &server, program);
     let programs: Vec<_> = (0..8).map(|round| folder.path().join(format!("program-{round}"))).collect();
     for (program, pause) in programs.iter().zip([0, 40, 150, 400, 700, 1_000, 1_300, 2_000]) {
         let agent = agent_on(&state);

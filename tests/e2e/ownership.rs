@@ -119,19 +119,26 @@ fn an_activated_program_owns_what_it_accepts() {
     assert_eq!(end.text("process.executable"), program.to_str().unwrap(), "{end}");
 }
 
+/// A server whose workers each take one connection, and a client for each: the process that listens, and the workers.
+/// The pair is to outlive what is looked for.
+fn prefork(workers: usize, flags: &str, client_flags: &str) -> (Pair, Report, Vec<Report>) {
+    let pair = pair();
+    let listen = SocketAddr::from((pair.near.v4, 8080));
+    let run = format!("prefork --listen {listen} --workers {workers} {flags}");
+    let mut serving = Traffic::new(&pair.near.namespace, &run).start().unwrap();
+    let listener = serving.report().unwrap();
+    for _ in 0..workers {
+        Traffic::new(&pair.far.namespace, &format!("tcp --to {listen} {client_flags}")).run().unwrap();
+    }
+    let served = serving.finish().unwrap();
+    assert_eq!(served.len(), workers);
+    (pair, listener, served)
+}
+
 #[test]
 fn each_pre_forked_worker_owns_what_it_serves() {
     skip_if!(missing_privilege());
-    let pair = pair();
-    let listen = SocketAddr::from((pair.near.v4, 8080));
-    let run = format!("prefork --listen {listen} --workers 3");
-    let mut serving = Traffic::new(&pair.near.namespace, &run).start().unwrap();
-    let listener = serving.report().unwrap();
-    for _ in 0..3 {
-        Traffic::new(&pair.far.namespace, &format!("tcp --to {listen}")).run().unwrap();
-    }
-    let served = serving.finish().unwrap();
-    assert_eq!(served.len(), 3);
+    let (_pair, listener, served) = prefork(3, "", "");
     for worker in &served {
         let end = expect_accepted(worker);
         assert_eq!(end.number("pktscope.attribution.creator_pid"), u64::from(listener.pid), "{end}");
@@ -141,15 +148,8 @@ fn each_pre_forked_worker_owns_what_it_serves() {
 #[test]
 fn a_worker_that_only_receives_owns_what_it_accepts() {
     skip_if!(missing_privilege());
-    let pair = pair();
-    let listen = SocketAddr::from((pair.near.v4, 8080));
-    let run = format!("prefork --listen {listen} --workers 2 --reply 0");
-    let mut serving = Traffic::new(&pair.near.namespace, &run).start().unwrap();
-    let listener = serving.report().unwrap();
-    for _ in 0..2 {
-        Traffic::new(&pair.far.namespace, &format!("tcp --to {listen} --bytes 3000")).run().unwrap();
-    }
-    for worker in &serving.finish().unwrap() {
+    let (_pair, listener, served) = prefork(2, "--reply 0", "--bytes 3000");
+    for worker in &served {
         assert_eq!((worker.sent_bytes, worker.received_bytes), (0, 3000));
         let end = expect_accepted(worker);
         assert_eq!(end.text("pktscope.attribution.method"), "accept", "{end}");

@@ -220,19 +220,23 @@ fn a_second_connection_on_a_tuple_gets_only_its_own_handshake() {
     }
 }
 
-#[test]
-fn the_last_ack_of_time_wait_is_the_connections_and_the_fin_it_answers_too() {
-    let ack = SocketReport {
+/// An ACK that the kernel sends for a connection whose socket is gone.
+fn kernels_ack() -> SocketReport {
+    SocketReport {
         cookie: 9,
         scope: SocketScope::Kernel,
-        at: BootTime(at(10).0 + 500_000_000),
         sent: volume(1, 52),
         received: Volume::default(),
         user: None,
         creator: None,
         tcp: None,
         ..report()
-    };
+    }
+}
+
+#[test]
+fn the_last_ack_of_time_wait_is_the_connections_and_the_fin_it_answers_too() {
+    let ack = SocketReport { at: BootTime(at(10).0 + 500_000_000), ..kernels_ack() };
     let changes = run(&[SocketReport { is_closed: true, ..report() }, ack.clone()], at(100));
     assert_eq!(actions(&changes), [(FlowAction::Started, 1), (FlowAction::Ended, 1)]);
     let flow = &changes[1].1;
@@ -249,18 +253,7 @@ fn the_last_ack_of_time_wait_is_the_connections_and_the_fin_it_answers_too() {
 /// A FIN that comes again long after the connection's end was told, and the ACK that TIME-WAIT answers it with.
 #[test]
 fn what_comes_after_the_end_begins_no_flow_and_is_the_owners() {
-    let ack = SocketReport {
-        cookie: 9,
-        scope: SocketScope::Kernel,
-        at: at(30),
-        started_at: at(30),
-        sent: volume(1, 52),
-        received: Volume::default(),
-        user: None,
-        creator: None,
-        tcp: None,
-        ..report()
-    };
+    let ack = SocketReport { at: at(30), started_at: at(30), ..kernels_ack() };
     let (mut tracker, mut changes) = (tracker(), Changes::new());
     tracker.report(&SocketReport { is_closed: true, ..report() }, &mut changes);
     tracker.tick(at(29), &mut changes);
