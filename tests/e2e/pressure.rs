@@ -75,6 +75,20 @@ fn twenty_thousand_destinations_of_one_socket_are_all_counted() {
 }
 
 #[test]
+fn sockets_that_close_while_they_are_swept_are_counted_and_harm_nobody() {
+    skip_if!(missing_privilege());
+    let often = "[sensor]\nsweep_interval = \"100ms\"\n";
+    let (agent, pair) = (AgentOptions::new().unwrap().config(often).unwrap().start().unwrap(), Pair::new().unwrap());
+    let server = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 10).unwrap();
+    let run = format!("tcp --to {} --bytes 10 --times 300", server.addr);
+    let start = |_| Traffic::new(&pair.near.namespace, &run).start().unwrap();
+    let running: Vec<_> = (0..6).map(start).collect();
+    running.into_iter().for_each(|one| drop(one.finish().unwrap()));
+    expect_nothing_lost(&agent, &pair, pair.near.counters());
+    assert!(agent.stop().success());
+}
+
+#[test]
 fn a_full_ring_loses_flows_but_says_how_many_bytes() {
     skip_if!(missing_privilege());
     let config = "[sensor]\nring_bytes = \"64KiB\"\n[ledger]\ninterval = \"1s\"\n";

@@ -90,7 +90,9 @@ fn attach_hook(
         return Err("turned off by sensor.traffic_control".into());
     }
     if hook.kind == Kind::SocketIterator && !facts.is_storage_iterable {
-        return Err("this kernel's iterator may follow a null pointer (since Linux 7.0)".into());
+        return Err(
+            "this kernel's iterator may follow a null pointer and take the machine down (since Linux 7.0)".into()
+        );
     }
     if let Some(missing) = missing_field(hook.fields, &facts.offsets) {
         return Err(missing);

@@ -56,11 +56,20 @@ impl KernelFacts {
             bits |= features::PAYLOAD;
         }
         let netns = UnixDatagram::unbound().and_then(|socket| sys::netns_cookie(socket.as_raw_fd())).unwrap_or(0);
-        // Since Linux 7.0 a state may be unlinked without a lock while the iterator looks at it, which then follows a null
-        // pointer and takes the machine down (net/core/bpf_sk_storage.c, `__bpf_sk_storage_map_seq_show`; seen on 7.2).
-        let is_storage_iterable = !types.has_function("bpf_selem_unlink_nofail");
-        Ok(Self { offsets: types.offsets(), features: bits, netns, is_storage_iterable })
+        Ok(Self { offsets: types.offsets(), features: bits, netns, is_storage_iterable: is_storage_iterable(&types) })
     }
+}
+
+/// Whether the iterator over the sockets' states is safe to run.
+///
+/// Since Linux 7.0 a state may be unlinked without a lock, and its `local_storage` cleared, while the iterator looks at it,
+/// which then follows a null pointer and takes the machine down (net/core/bpf_sk_storage.c,
+/// `__bpf_sk_storage_map_seq_show`; kernel/bpf/bpf_local_storage.c, `bpf_selem_unlink_nofail`). Kernels of distributions
+/// may have that under an older version's name, and a compiler may inline the function away; the `state` that tells who of
+/// two unlinked it came with it, and stays in the type information. A kernel that names its parts otherwise is not trusted.
+fn is_storage_iterable(types: &KernelTypes) -> bool {
+    let has = |member| types.offset("bpf_local_storage_elem", member).is_some();
+    has("local_storage") && !has("state") && !types.has_function("bpf_selem_unlink_nofail")
 }
 
 /// Creates the maps and relocates the programs; none is loaded yet.
