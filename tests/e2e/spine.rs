@@ -162,9 +162,6 @@ fn a_python_script_s_requests_are_counted() {
     }
 }
 
-/// How long a program's first alert covers its further destinations, and a little.
-const COVERED: Duration = Duration::from_secs(11);
-
 /// Processes and distinct executables of the short-lived test.
 const PROCESSES: usize = 1000;
 const EXECUTABLES: usize = 50;
@@ -229,8 +226,6 @@ fn a_new_program_and_a_new_destination_each_raise_one_alert() {
         .expect(DEADLINE, "alert of a new program", |event| event.is_alert("new_process_egress") && is_of_it(event));
     assert_eq!(alert.text("event.kind"), "alert");
     assert!(!alert.text("message").is_empty() && alert.get("pktscope.alert.evidence").is_some(), "{alert}");
-    // waits: for ten seconds a first alert also covers what the program contacts next
-    thread::sleep(COVERED);
     let second = TcpServer::start(&pair.far.namespace, pair.far.v6.into(), 10).unwrap();
     Traffic::of(&program, &pair.near.namespace, &format!("tcp --to {}", second.addr)).run().unwrap();
     let alert = agent
@@ -287,10 +282,8 @@ fn a_recording_gives_the_alerts_of_its_live_run() {
     let mut replay = pktscope_tests::agent::pktscope(["replay", "--json", "--learning-window", "0s"]);
     let replayed = output_of(replay.arg(agent.events_file()));
     let key = |alert: &Event| (alert.text("rule.id").to_owned(), alert.text("pktscope.alert.dedup_key").to_owned());
-    // Of what other tests run meanwhile some is judged when its facts come, at times that a recording does not hold.
-    let is_own = |(_, key): &(String, String)| key.contains(folder.path().to_str().unwrap());
-    let live: Vec<_> = agent.events(|event| event.is("alert")).iter().map(key).filter(is_own).collect();
-    let again: Vec<_> = replayed.lines().map(|line| key(&Event::parse(line).unwrap())).filter(is_own).collect();
-    assert_eq!(live.len(), 2, "{live:?}");
+    let live: Vec<_> = agent.events(|event| event.is("alert")).iter().map(key).collect();
+    let again: Vec<_> = replayed.lines().map(|line| key(&Event::parse(line).unwrap())).collect();
+    assert!(live.len() >= 2, "{live:?}");
     assert_eq!(again, live);
 }

@@ -45,6 +45,9 @@ const CAPTURE_MAGICS: [[u8; 4]; 5] = [
     [0x4d, 0x3c, 0xb2, 0xa1],
 ];
 
+/// Of a silence in a recording, so much is lived through second by second: one day, after which every window is empty.
+const LONGEST_SILENCE_SECONDS: i64 = 86_400;
+
 /// What `pktscope replay` is told.
 #[derive(Clone, Debug)]
 pub struct ReplayOptions {
@@ -235,9 +238,13 @@ impl<'a> Session<'a> {
         self.finish(ReplayInput::Recording(recording.stats()), bytes, fault)
     }
 
+    /// Takes an event at its time, after the seconds before it: the live run went on judging while nothing came.
     fn take_recorded(&mut self, event: Event, at: Moment) {
+        let last = at.wall.seconds();
+        let first = self.now.wall.seconds().saturating_add(1).max(last.saturating_sub(LONGEST_SILENCE_SECONDS));
+        (first..last).for_each(|second| self.pass_time_to(start_of(second)));
         self.pass_time_to(at);
-        self.pipeline.step(event, at, &mut self.effects);
+        self.pipeline.step(event, self.now, &mut self.effects);
         self.hand_out();
     }
 
@@ -305,6 +312,12 @@ impl<'a> Session<'a> {
         self.outputs.close()?;
         Ok(ReplayReport { input, bytes, flows: self.flows, alerts: self.alerts, fault })
     }
+}
+
+/// The moment at which a second of a recording begins.
+fn start_of(second: i64) -> Moment {
+    let nanoseconds = second.saturating_mul(1_000_000_000);
+    Moment { boot: BootTime(u64::try_from(nanoseconds).unwrap_or(0)), wall: WallTime(nanoseconds) }
 }
 
 /// In a capture both clocks are the capture's own time.

@@ -121,6 +121,7 @@ fn counters(turns: &mut Turns) -> BTreeMap<String, u64> {
         ("packets_inferred", counters.flows.packets_inferred),
         ("processes_known", counters.processes),
         ("flows_told_without_facts", counters.completion.facts_timed_out + counters.completion.hold_refused),
+        ("dns_answers_told_without_facts", counters.hasty_dns_answers),
         ("records_read", turns.sensor.records()),
         ("alerts_raised", detection.raised),
         ("findings_while_learning", detection.learning),

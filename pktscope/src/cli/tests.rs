@@ -96,8 +96,9 @@ fn without(mut event: Value, paths: &[&str]) -> Value {
 }
 
 /// In what an export has and a stored row has not.
-const NOT_STORED: [&str; 8] = [
+const NOT_STORED: [&str; 9] = [
     "/@timestamp",
+    "/event/created",
     "/process/parent/start",
     "/pktscope/process/started_at",
     "/pktscope/process/parent_started_at",

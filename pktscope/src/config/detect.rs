@@ -29,6 +29,9 @@ section_of!(DetectionSettings {
     forget_after,
     /// How long a flow to a bare address may still get its name before it is judged. Default 2 s.
     name_wait,
+    /// How long after a process's first contact its other first contacts are the same cause, told by one alert.
+    /// Default 10 s.
+    first_contacts,
     /// Rules that raise nothing. Default none.
     disabled,
     /// How large detection's tables may grow; what is thrown out is counted.

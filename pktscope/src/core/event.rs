@@ -33,7 +33,9 @@ pub enum Event {
     /// The answer to an [`super::effect::Lookup`].
     Answer(Answer),
     /// A flow of a recording, already complete.
-    Recorded(FlowChange),
+    RecordedFlow(FlowChange),
+    /// What a recording tells of a process, when it became known.
+    RecordedProcess(Arc<Process>),
     /// A DNS answer of a recording: its question is not there, and names stand in the flows.
     RecordedDns(DnsMessage),
     /// A closed interval of a recording's ledger.

@@ -1,7 +1,7 @@
-//! Flow changes that wait, for a moment, until what names their program or destination is known.
+//! Flows' changes and DNS answers that wait, for a moment, until what names their program or destination is known.
 //!
-//! In: changes with what they wait for. Out: the same changes, in order for each flow, once it is known or the deadline
-//! passed. It never reorders the changes of one flow and never holds more flows than its limit.
+//! In: changes with what they wait for. Out: the same changes, in order for each subject, once it is known or the
+//! deadline passed. It never reorders the changes of one subject and never holds more subjects than its limit.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{flow::FlowId, process::ProcessKey, time::BootTime};
+use super::{process::ProcessKey, time::BootTime};
 
 /// What a change waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,25 +26,26 @@ struct Held<T> {
     changes: Vec<T>,
 }
 
-/// See the module. Cost: logarithmic in held flows for each change; a release is linear in what it releases.
+/// See the module; `K` names a subject, `T` is its change. Cost: logarithmic in held subjects for each change; a release
+/// is linear in what it releases.
 #[derive(Debug)]
-pub struct Hold<T> {
+pub struct Hold<K, T> {
     limit: usize,
     timeout: Duration,
-    flows: BTreeMap<FlowId, Held<T>>,
-    by_wait: BTreeMap<Wait, Vec<FlowId>>,
-    arrivals: VecDeque<(BootTime, FlowId)>,
+    subjects: BTreeMap<K, Held<T>>,
+    by_wait: BTreeMap<Wait, Vec<K>>,
+    arrivals: VecDeque<(BootTime, K)>,
     timed_out: u64,
     refused: u64,
 }
 
-impl<T> Hold<T> {
-    /// Holds up to `limit` flows, each for at most `timeout`.
+impl<K: Copy + Ord, T> Hold<K, T> {
+    /// Holds up to `limit` subjects, each for at most `timeout`.
     pub fn new(limit: usize, timeout: Duration) -> Self {
         Self {
             limit,
             timeout,
-            flows: BTreeMap::new(),
+            subjects: BTreeMap::new(),
             by_wait: BTreeMap::new(),
             arrivals: VecDeque::new(),
             timed_out: 0,
@@ -52,9 +53,9 @@ impl<T> Hold<T> {
         }
     }
 
-    /// Queues a change behind the held ones of its flow; gives it back where none is held.
-    pub fn join(&mut self, id: FlowId, change: T) -> Option<T> {
-        match self.flows.get_mut(&id) {
+    /// Queues a change behind the held ones of its subject; gives it back where none is held.
+    pub fn join(&mut self, id: K, change: T) -> Option<T> {
+        match self.subjects.get_mut(&id) {
             Some(held) => {
                 held.changes.push(change);
                 None
@@ -63,13 +64,13 @@ impl<T> Hold<T> {
         }
     }
 
-    /// Holds a flow's change; gives it back, counted, where too many are held.
-    pub fn hold(&mut self, id: FlowId, wait: Wait, change: T, now: BootTime) -> Option<T> {
-        if self.limit <= self.flows.len() {
+    /// Holds a subject's change; gives it back, counted, where too many are held.
+    pub fn hold(&mut self, id: K, wait: Wait, change: T, now: BootTime) -> Option<T> {
+        if self.limit <= self.subjects.len() {
             self.refused += 1;
             return Some(change);
         }
-        self.flows.insert(id, Held { wait, changes: vec![change] });
+        self.subjects.insert(id, Held { wait, changes: vec![change] });
         self.by_wait.entry(wait).or_default().push(id);
         self.arrivals.push_back((now, id));
         None
@@ -78,14 +79,14 @@ impl<T> Hold<T> {
     /// Releases what waited for this.
     pub fn release(&mut self, wait: Wait) -> Vec<T> {
         let ids = self.by_wait.remove(&wait).unwrap_or_default();
-        ids.into_iter().filter_map(|id| self.flows.remove(&id)).flat_map(|held| held.changes).collect()
+        ids.into_iter().filter_map(|id| self.subjects.remove(&id)).flat_map(|held| held.changes).collect()
     }
 
     /// Releases what waited longer than the time-out, counted.
     pub fn release_overdue(&mut self, now: BootTime) -> Vec<T> {
         let mut released = Vec::new();
         while let Some(&(since, id)) = self.arrivals.front() {
-            if self.flows.contains_key(&id) && now.since(since) < self.timeout {
+            if self.subjects.contains_key(&id) && now.since(since) < self.timeout {
                 break;
             }
             self.arrivals.pop_front();
@@ -98,11 +99,11 @@ impl<T> Hold<T> {
     pub fn release_all(&mut self) -> Vec<T> {
         self.by_wait.clear();
         self.arrivals.clear();
-        std::mem::take(&mut self.flows).into_values().flat_map(|held| held.changes).collect()
+        std::mem::take(&mut self.subjects).into_values().flat_map(|held| held.changes).collect()
     }
 
-    fn take(&mut self, id: FlowId, released: &mut Vec<T>) -> bool {
-        let Some(held) = self.flows.remove(&id) else { return false };
+    fn take(&mut self, id: K, released: &mut Vec<T>) -> bool {
+        let Some(held) = self.subjects.remove(&id) else { return false };
         if let Some(ids) = self.by_wait.get_mut(&held.wait) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -113,7 +114,7 @@ impl<T> Hold<T> {
         true
     }
 
-    /// Flows that went on without the facts they waited for.
+    /// Subjects that went on without the facts they waited for.
     pub fn timed_out(&self) -> u64 {
         self.timed_out
     }
@@ -127,6 +128,7 @@ impl<T> Hold<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::flow::FlowId;
 
     const FLOW: FlowId = FlowId(1);
     const OTHER: FlowId = FlowId(2);

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! A change of a flow waits in [`super::hold`] until its program's facts are known or a moment has passed; then it gets
-//! its owner, name and place, and goes to detection and out. Nothing here reads a clock or does I/O.
+//! its owner, name and place, and goes to detection and out. A DNS answer waits likewise, but names at once. Nothing here reads a clock or does I/O.
 
 mod complete;
+mod dns;
 mod packets;
 mod settings;
 
@@ -21,20 +22,20 @@ use super::{
     dissect::flows::FlowDissector,
     dns_analytics::DnsAnalytics,
     effect::Effect,
-    event::{Answer, DnsMessage, Event, FlowRef, Payload, ServerName, SocketReport, SocketScope},
+    event::{Answer, Event, FlowRef, ServerName, SocketReport, SocketScope},
     flow::{
         Domain, EndReason, FlowAction, FlowChange, FlowId, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
         Ownership, SocketTracker, Tracker,
     },
     hold::Wait,
     ledger::{LedgerBook, LedgerClass},
-    names::DnsOutcome,
     process::ProcessTable,
     time::{BootTime, Moment},
 };
 
 use complete::Completion;
 pub use complete::CompletionCounters;
+use dns::AnswersHeld;
 pub use packets::PacketBatch;
 use packets::{CaptureNotes, Captured};
 pub use settings::PipelineSettings;
@@ -96,6 +97,8 @@ pub struct PipelineCounters {
     pub processes: u64,
     /// What completion gave up.
     pub completion: CompletionCounters,
+    /// DNS answers told before their asker's facts were known.
+    pub hasty_dns_answers: u64,
 }
 
 /// See the module.
@@ -110,6 +113,7 @@ pub struct Pipeline {
     ledger: LedgerBook,
     own_addresses: BTreeSet<IpAddr>,
     dns: DnsAnalytics,
+    dns_answers: AnswersHeld,
     changes: Changes,
     captured: Captured,
     dissected: Vec<Event>,
@@ -128,6 +132,7 @@ impl Pipeline {
             ledger: LedgerBook::default(),
             own_addresses: BTreeSet::new(),
             dns: DnsAnalytics::default(),
+            dns_answers: AnswersHeld::new(&settings),
             changes: Changes::default(),
             captured: Captured::default(),
             dissected: Vec::new(),
@@ -147,10 +152,11 @@ impl Pipeline {
             Event::Dns(message) => self.on_dns(message, now, effects),
             Event::ServerName(name) => self.on_server_name(name, now, effects),
             Event::Answer(answer) => self.on_answer(answer, now, effects),
-            Event::Recorded(change) => {
+            Event::RecordedFlow(change) => {
                 self.detect(DetectionInput::Flow(&change), now, effects);
                 effects.push(Effect::Flow(change));
             }
+            Event::RecordedProcess(process) => self.detect(DetectionInput::Process(&process), now, effects),
             Event::RecordedDns(message) => self.tell_dns(message, now, effects),
             Event::RecordedLedger(ledger) => {
                 self.detect(DetectionInput::Ledger(&ledger), now, effects);
@@ -178,6 +184,7 @@ impl Pipeline {
         self.complete_changes(now, effects);
         self.packets.tick(now.boot, &mut self.captured);
         self.complete_captured(now, effects);
+        self.tell_overdue_dns(now, effects);
         let overdue = self.completion.hold.release_overdue(now.boot);
         self.complete_all(overdue, now, effects);
         let alerts = self.detection.tick(now);
@@ -189,6 +196,7 @@ impl Pipeline {
         self.sockets.finish(now.boot, EndReason::ForcedEnd, &mut self.changes);
         self.complete_changes(now, effects);
         while self.finish_some_captured(now, effects) {}
+        self.tell_all_dns(now, effects);
         let held = self.completion.hold.release_all();
         self.complete_all(held, now, effects);
         let alerts = self.detection.finish(now);
@@ -238,6 +246,7 @@ impl Pipeline {
             open_flows: self.sockets.len() as u64,
             processes: self.processes.len() as u64,
             completion: self.completion.counters(),
+            hasty_dns_answers: self.dns_answers.hasty(),
         }
     }
 
@@ -266,38 +275,6 @@ impl Pipeline {
         }
     }
 
-    fn on_payload(&mut self, payload: &Payload, now: Moment, effects: &mut Vec<Effect>) {
-        let mut found = std::mem::take(&mut self.dissected);
-        self.dissector.observe(payload, &mut found);
-        for event in found.drain(..) {
-            match event {
-                Event::Dns(mut message) => {
-                    let user = payload.user.as_ref();
-                    message.process = user.map(|user| self.processes.lookup_or_request(user, now.boot, effects));
-                    self.on_dns(message, now, effects);
-                }
-                event => self.step(event, now, effects),
-            }
-        }
-        self.dissected = found;
-    }
-
-    fn on_dns(&mut self, message: DnsMessage, now: Moment, effects: &mut Vec<Effect>) {
-        let outcome = self.completion.names.observe_dns(&message);
-        self.dns.observe(&message, outcome);
-        if !message.is_response || outcome == DnsOutcome::Served {
-            return;
-        }
-        self.tell_dns(message, now, effects);
-    }
-
-    /// An answer nobody asked for names nothing, but it is on the wire: it is told and judged like any other.
-    fn tell_dns(&mut self, message: DnsMessage, now: Moment, effects: &mut Vec<Effect>) {
-        let message = Arc::new(message);
-        self.detect(DetectionInput::Dns(&message), now, effects);
-        effects.push(Effect::Dns(message));
-    }
-
     fn on_server_name(&mut self, name: ServerName, now: Moment, effects: &mut Vec<Effect>) {
         let name = Arc::new(name);
         let Some((id, notes)) = self.sockets.find_mut(&name.flow) else {
@@ -318,7 +295,9 @@ impl Pipeline {
                 if let Some(process) = process {
                     self.detect(DetectionInput::Process(&process), now, effects);
                 }
-                self.completion.hold.release(Wait::Process(facts.key.rounded()))
+                let known = Wait::Process(facts.key.rounded());
+                self.tell_dns_of(known, now, effects);
+                self.completion.hold.release(known)
             }
             Answer::Geo(addr, geo) => {
                 self.completion.remember_geo(addr, geo);

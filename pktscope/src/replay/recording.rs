@@ -1,7 +1,9 @@
 //! A recording, the NDJSON that `run --events` wrote, read back as events in the recording's own time.
 //!
-//! In: lines in ECS names. Out: [`Event::Recorded`] for each flow line, [`Event::RecordedDns`] for each DNS line,
-//! [`Event::RecordedLedger`] for each ledger line, with the moment of the line. Lines of other data sets are what the live run concluded from the same events: counted, not replayed.
+//! In: lines in ECS names. Out: [`Event::RecordedFlow`], [`Event::RecordedProcess`], [`Event::RecordedDns`] and
+//! [`Event::RecordedLedger`], each with the moment when its line was written (`event.created`): detection was told at
+//! that moment. Alerts, and the ends of processes, are what the live run concluded or had no use for: counted, not
+//! replayed.
 //! A torn or foreign line is counted and skipped, never an error: the agent may have been killed while writing.
 
 mod ledger;
@@ -15,12 +17,7 @@ use std::{
 
 use ahash::AHashMap;
 
-use crate::core::{
-    event::{DnsMessage, Event},
-    flow::FlowChange,
-    process::Process,
-    time::Moment,
-};
+use crate::core::{event::Event, process::Process, time::Moment};
 
 use line::{Line, ProcessPart};
 
@@ -39,9 +36,11 @@ pub struct RecordingStats {
     pub flows: u64,
     /// DNS events.
     pub dns: u64,
+    /// What became known of processes.
+    pub processes: u64,
     /// Ledger events.
     pub ledgers: u64,
-    /// Lines of other data sets: alerts, processes.
+    /// Lines that are not replayed: alerts, ends of processes.
     pub other: u64,
     /// Lines that are not JSON: torn by a crash, or no recording at all.
     pub torn: u64,
@@ -137,31 +136,33 @@ impl<R: BufRead> Recording<R> {
     }
 
     fn parse(&mut self) -> Option<Recorded> {
-        let text = self.buffer.trim_ascii();
+        let Self { buffer, interned, stats, .. } = self;
+        let text = buffer.trim_ascii();
         if text.is_empty() {
             return None;
         }
-        self.stats.lines += 1;
+        stats.lines += 1;
         let Ok(line) = serde_json::from_slice::<Line<'_>>(text) else {
-            self.stats.torn += 1;
+            stats.torn += 1;
             return None;
         };
-        let dataset = line.event.as_ref().and_then(|event| event.dataset.as_deref());
-        let (counter, event) = match dataset {
-            Some("pktscope.flow") => (&mut self.stats.flows, line.flow_change(&mut self.interned).map(recorded_flow)),
-            Some("pktscope.ledger") => {
-                let read = ledger::parse(text).map(|(at, event)| Recorded { at, event });
-                (&mut self.stats.ledgers, read)
+        let at = line.written_at();
+        let (counter, event) = match (line.dataset(), line.action()) {
+            ("pktscope.flow", _) => (&mut stats.flows, line.flow_change(interned).map(Event::RecordedFlow)),
+            ("pktscope.process", "process_started" | "process_changed") => {
+                (&mut stats.processes, line.process(interned).map(Event::RecordedProcess))
             }
-            Some("pktscope.dns") => (&mut self.stats.dns, line.dns_message(&mut self.interned).map(recorded_dns)),
+            ("pktscope.dns", _) => (&mut stats.dns, line.dns_message(interned).map(Event::RecordedDns)),
+            ("pktscope.ledger", _) => (&mut stats.ledgers, ledger::parse(text).map(Event::RecordedLedger)),
             _ => {
-                self.stats.other += 1;
+                stats.other += 1;
                 return None;
             }
         };
-        *counter += u64::from(event.is_some());
-        self.stats.incomplete += u64::from(event.is_none());
-        event
+        let recorded = at.zip(event).map(|(at, event)| Recorded { at, event });
+        *counter += u64::from(recorded.is_some());
+        stats.incomplete += u64::from(recorded.is_none());
+        recorded
     }
 }
 
@@ -171,14 +172,6 @@ impl<R: BufRead> Iterator for Recording<R> {
     fn next(&mut self) -> Option<Self::Item> {
         self.next_event().transpose()
     }
-}
-
-fn recorded_flow((at, change): (Moment, FlowChange)) -> Recorded {
-    Recorded { at, event: Event::Recorded(change) }
-}
-
-fn recorded_dns((at, message): (Moment, DnsMessage)) -> Recorded {
-    Recorded { at, event: Event::RecordedDns(message) }
 }
 
 impl Interned {

@@ -12,7 +12,7 @@ pub(crate) use time_text::rfc3339;
 
 use std::sync::Arc;
 
-use self::document::Document;
+use self::document::{Document, Time};
 use crate::core::{
     alert::Alert,
     effect::Effect,
@@ -35,7 +35,7 @@ impl Exporter {
         if let Effect::Flow(change) = effect
             && change.action == FlowAction::Whole
         {
-            self.write(build::flow_change(&start_of(change), now), out);
+            self.write_new(build::flow_change(&start_of(change), now), now, out);
             out.push(b'\n');
         }
         let is_written = self.object(effect, now, out);
@@ -48,15 +48,15 @@ impl Exporter {
     /// Appends `effect` as a JSON object to `out`, without a line end; of a whole flow its end.
     pub fn object(&self, effect: &Effect, now: Moment, out: &mut Vec<u8>) -> bool {
         match effect {
-            Effect::Flow(change) => self.write(build::flow_change(change, now), out),
-            Effect::ProcessStarted(process) => self.write(build::process_started(process, now), out),
-            Effect::ProcessChanged(process) => self.write(build::process_changed(process, now), out),
+            Effect::Flow(change) => self.write_new(build::flow_change(change, now), now, out),
+            Effect::ProcessStarted(process) => self.write_new(build::process_started(process, now), now, out),
+            Effect::ProcessChanged(process) => self.write_new(build::process_changed(process, now), now, out),
             Effect::ProcessEnded(process, at, status) => {
-                self.write(build::process_ended(process, *at, *status, now), out);
+                self.write_new(build::process_ended(process, *at, *status, now), now, out);
             }
-            Effect::Dns(message) => self.write(build::dns(message, now), out),
-            Effect::Alert(alert) => self.write(build::alert(alert, now), out),
-            Effect::Ledger(ledger) => self.write(build::ledger(ledger, now), out),
+            Effect::Dns(message) => self.write_new(build::dns(message, now), now, out),
+            Effect::Alert(alert) => self.write_new(build::alert(alert, now), now, out),
+            Effect::Ledger(ledger) => self.write_new(build::ledger(ledger, now), now, out),
             _ => return false,
         }
         true
@@ -65,8 +65,16 @@ impl Exporter {
     /// An alert as JSON text, as it is kept in the store.
     pub fn alert_text(&self, alert: &Alert, now: Moment) -> String {
         let mut out = Vec::new();
-        self.write(build::alert(alert, now), &mut out);
+        self.write_new(build::alert(alert, now), now, &mut out);
         String::from_utf8(out).unwrap_or_default()
+    }
+
+    /// Appends a document that is made now.
+    fn write_new<'a>(&'a self, mut document: Document<'a>, now: Moment, out: &mut Vec<u8>) {
+        if let Some(event) = &mut document.event {
+            event.created = Some(Time(now.wall));
+        }
+        self.write(document, out);
     }
 
     /// Appends a document as a JSON object.

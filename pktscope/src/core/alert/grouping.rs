@@ -12,17 +12,14 @@ use crate::core::{baseline::Steady, detect::Actor};
 /// Programs with open incidents; beyond it the oldest are no longer grouped.
 const MAX_ACTORS: usize = 16_384;
 
-/// A process's contacts this soon after its program's first egress are the same cause; later ones are news.
-const FIRST_CONTACTS: Duration = Duration::from_secs(10);
-
 /// Whom a raised rule covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
     /// Findings about the same destination.
     Label,
-    /// Findings about the same process, for [`FIRST_CONTACTS`].
+    /// Findings about the same process, for [`GroupSettings::first_contacts`].
     Process,
-    /// Findings about the same process, for [`FIRST_CONTACTS`], and about the same actor for as long as a program that
+    /// Findings about the same process, for [`GroupSettings::first_contacts`], and about the same actor for as long as a program that
     /// came after learning learns for itself: nothing is normal for it yet, and it has been reported.
     Newcomer,
     /// Findings about the same actor.
@@ -67,17 +64,31 @@ pub struct About {
     pub at: Steady,
 }
 
+/// How long an incident explains others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// A process's contacts this soon after its first are the same cause; later ones are news.
+    pub first_contacts: Duration,
+    /// A program that comes after learning learns for itself for so long.
+    pub program_window: Duration,
+}
+
 /// The open incidents, by actor.
 #[derive(Debug, Default)]
 pub struct Groups {
     open: AHashMap<Actor, Vec<Open>>,
-    program_window: Duration,
+    settings: GroupSettings,
 }
 
 impl Groups {
-    /// No open incident; a program that comes later learns for itself for `program_window`.
-    pub fn new(program_window: Duration) -> Self {
-        Self { open: AHashMap::new(), program_window }
+    /// No open incident.
+    pub fn new(settings: GroupSettings) -> Self {
+        Self { open: AHashMap::new(), settings }
+    }
+
+    /// Takes other settings.
+    pub fn set_settings(&mut self, settings: GroupSettings) {
+        self.settings = settings;
     }
 
     /// Notes a raised incident that stays open until `until`.
@@ -118,12 +129,12 @@ impl Groups {
 
     fn explains(&self, open: &Open, about: &About) -> bool {
         let age = about.at.since(open.raised);
-        let is_first_contact = open.pid != 0 && open.pid == about.pid && age < FIRST_CONTACTS;
+        let is_first_contact = open.pid != 0 && open.pid == about.pid && age < self.settings.first_contacts;
         let reaches = |reach| match reach {
             Reach::Actor => true,
             Reach::Label => open.label.is_some() && open.label == about.label,
             Reach::Process => is_first_contact,
-            Reach::Newcomer => is_first_contact || age < self.program_window,
+            Reach::Newcomer => is_first_contact || age < self.settings.program_window,
         };
         COVERS.iter().any(|&(cause, effect, reach)| cause == open.rule && effect == about.rule && reaches(reach))
     }

@@ -13,7 +13,7 @@ use crate::core::{
     alert::{
         Alert, RuleId,
         cooldown::{Incidents, Pace},
-        grouping::Groups,
+        grouping::{GroupSettings, Groups},
         suppression::{Subject, Suppressions},
     },
     baseline::{
@@ -143,7 +143,7 @@ impl Detection {
             flows: Flows::new(limits.flows),
             programs: Programs::default(),
             incidents: Incidents::new(limits.incidents),
-            groups: Groups::new(settings.program_learning_window),
+            groups: Groups::new(group_settings(&settings)),
             suppressions: Suppressions::default(),
             waiting: VecDeque::new(),
             host,
@@ -249,6 +249,7 @@ impl Detection {
     /// Takes changed thresholds; the tables keep their sizes and the learning window its length.
     pub fn set_settings(&mut self, settings: DetectionSettings) {
         self.baseline.explorer_labels = settings.novelty.explorer_labels;
+        self.groups.set_settings(group_settings(&settings));
         self.settings = settings;
     }
 
@@ -415,6 +416,10 @@ impl Detection {
             is_private: flow.is_some_and(|flow| super::sight::is_private(flow.destination.addr)),
         }
     }
+}
+
+fn group_settings(settings: &DetectionSettings) -> GroupSettings {
+    GroupSettings { first_contacts: settings.first_contacts, program_window: settings.program_learning_window }
 }
 
 /// The rules that reported something about a flow.

@@ -28,6 +28,10 @@ pub struct DetectionSettings {
     pub forget_after: Duration,
     /// How long a flow to a bare address may still get its name before it is judged. Default 2 s.
     pub name_wait: Duration,
+    /// How long after a process's first contact its other first contacts are the same cause, so that one alert tells
+    /// of them: a look-up and the connection after it, a program that connects to several places at its start.
+    /// Default 10 s.
+    pub first_contacts: Duration,
     /// Rules that raise nothing. Default none.
     pub disabled: Vec<RuleId>,
     /// Table sizes.
@@ -61,6 +65,7 @@ impl Default for DetectionSettings {
             open_alert: hours(7 * 24),
             forget_after: hours(90 * 24),
             name_wait: Duration::from_secs(2),
+            first_contacts: Duration::from_secs(10),
             disabled: Vec::new(),
             limits: DetectionLimits::default(),
             novelty: NoveltySettings::default(),

@@ -10,7 +10,7 @@ use crate::core::{
     attribute,
     effect::{Effect, Lookup},
     event::{FlowRef, ServerName},
-    flow::{Attribution, Domain, FlowAction, FlowChange, FlowSnapshot, Geo, Ownership, UnknownReason},
+    flow::{Attribution, Domain, FlowAction, FlowChange, FlowId, FlowSnapshot, Geo, Ownership, UnknownReason},
     hold::{Hold, Wait},
     names::NameTable,
     process::{ProcessKey, ProcessTable},
@@ -35,7 +35,7 @@ pub struct CompletionCounters {
 
 /// See the module.
 pub(super) struct Completion {
-    pub(super) hold: Hold<Change>,
+    pub(super) hold: Hold<FlowId, Change>,
     pub(super) names: NameTable,
     has_geo: bool,
     geo: LruCache<IpAddr, Geo, ahash::RandomState>,

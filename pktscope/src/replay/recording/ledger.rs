@@ -7,9 +7,8 @@ use serde::Deserialize;
 use super::stamp::nanoseconds;
 use crate::core::{
     effect::{Ledger, LedgerSide},
-    event::Event,
     ledger::REASONS,
-    time::{BootTime, Moment, WallTime},
+    time::BootTime,
 };
 
 /// What a reason that this version does not know is called.
@@ -54,20 +53,19 @@ struct SidePart {
     by_reason: BTreeMap<String, u64>,
 }
 
-/// The interval of a ledger line, at its end; `None` where the line lacks a field without which it means nothing.
-pub(super) fn parse(text: &[u8]) -> Option<(Moment, Event)> {
+/// The interval of a ledger line; `None` where the line lacks a field without which it means nothing.
+pub(super) fn parse(text: &[u8]) -> Option<Ledger> {
     let line = serde_json::from_slice::<Line<'_>>(text).ok()?;
     let (start, end) = (nanoseconds(&line.event.start)?, nanoseconds(&line.event.end)?);
     let boot = |nanos: i64| BootTime(nanos.max(0).unsigned_abs());
     let parts = line.pktscope.ledger;
-    let ledger = Ledger {
+    Some(Ledger {
         started_at: boot(start),
         ended_at: boot(end),
         tx: side(parts.tx),
         rx: side(parts.rx),
         lost: Vec::new(),
-    };
-    Some((Moment { boot: boot(end), wall: WallTime(end) }, Event::RecordedLedger(ledger)))
+    })
 }
 
 fn side(part: SidePart) -> LedgerSide {
@@ -89,7 +87,13 @@ fn known(reason: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{core::effect::Effect, sink::ecs::Exporter};
+    use crate::{
+        core::{
+            effect::Effect,
+            time::{Moment, WallTime},
+        },
+        sink::ecs::Exporter,
+    };
 
     #[test]
     fn an_exported_interval_reads_back_as_it_was() {
@@ -105,7 +109,7 @@ mod tests {
         let at = Moment { boot: ended_at, wall: WallTime(2_000) };
         let mut line = Vec::new();
         assert!(Exporter::default().line(&Effect::Ledger(ledger.clone().into()), at, &mut line));
-        assert_eq!(parse(&line), Some((at, Event::RecordedLedger(ledger))));
+        assert_eq!(parse(&line), Some(ledger));
         assert_eq!(parse(b"{\"event\":{}}"), None);
     }
 }

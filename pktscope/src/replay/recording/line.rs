@@ -30,7 +30,7 @@ pub(super) struct Line<'a> {
     #[serde(rename = "@timestamp", borrow)]
     timestamp: Text<'a>,
     #[serde(borrow)]
-    pub(super) event: Option<EventPart<'a>>,
+    event: Option<EventPart<'a>>,
     #[serde(borrow)]
     network: Option<NetworkPart<'a>>,
     #[serde(borrow)]
@@ -54,11 +54,13 @@ pub(super) struct Line<'a> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct EventPart<'a> {
+struct EventPart<'a> {
     #[serde(borrow)]
-    pub(super) dataset: Text<'a>,
+    dataset: Text<'a>,
     #[serde(borrow)]
     action: Text<'a>,
+    #[serde(borrow)]
+    created: Text<'a>,
     #[serde(borrow)]
     start: Text<'a>,
     #[serde(borrow)]
@@ -204,6 +206,8 @@ struct ProcessExtra<'a> {
     started_at: Option<u64>,
     #[serde(borrow)]
     hash_error: Text<'a>,
+    #[serde(default)]
+    is_hash_pending: bool,
     package_is_unmodified: Option<bool>,
     #[serde(borrow)]
     script: Option<ScriptPart<'a>>,
@@ -330,24 +334,29 @@ struct CgroupPart<'a> {
 
 impl Line<'_> {
     /// The flow event of this line; `None` where a field is missing without which it means nothing.
-    pub(super) fn flow_change(mut self, interned: &mut Interned) -> Option<(Moment, FlowChange)> {
-        let at = self.moment()?;
+    pub(super) fn flow_change(mut self, interned: &mut Interned) -> Option<FlowChange> {
+        let at = self.time()?;
         let action = FlowAction::from_word(self.event.as_ref()?.action.as_deref()?)?;
         let attribution = self.attribution(interned)?;
         let flow = self.flow(at, attribution, interned)?;
-        Some((at, FlowChange { action, at: at.boot, flow: Arc::new(flow) }))
+        Some(FlowChange { action, at, flow: Arc::new(flow) })
+    }
+
+    /// The process of this line; `None` where it names none.
+    pub(super) fn process(mut self, interned: &mut Interned) -> Option<Arc<Process>> {
+        self.take_process(interned)
     }
 
     /// The DNS answer of this line; `None` where it has no question.
-    pub(super) fn dns_message(mut self, interned: &mut Interned) -> Option<(Moment, DnsMessage)> {
-        let at = self.moment()?;
-        let process = self.process(interned);
+    pub(super) fn dns_message(mut self, interned: &mut Interned) -> Option<DnsMessage> {
+        let at = self.time()?;
+        let process = self.take_process(interned);
         let dns = self.dns.as_ref()?;
         let question = dns.question.as_ref()?;
         let (client, resolver) = (self.source.as_ref()?, self.destination.as_ref()?);
         let extra = self.pktscope.as_ref().and_then(|own| own.dns.as_ref());
         let own_bytes = extra.and_then(|extra| extra.message_bytes);
-        let message = DnsMessage {
+        Some(DnsMessage {
             flow: FlowRef {
                 cookie: 0,
                 transport: self.transport().unwrap_or(Transport::UDP),
@@ -359,7 +368,7 @@ impl Line<'_> {
                 DnsDirection::Egress => Direction::Egress,
                 DnsDirection::Ingress => Direction::Ingress,
             },
-            at: at.boot,
+            at,
             id: dns.id.as_ref().and_then(Number::value).and_then(|id| u16::try_from(id).ok()).unwrap_or(0),
             is_response: true,
             question: question.name.as_deref()?.into(),
@@ -367,13 +376,29 @@ impl Line<'_> {
             response_code: dns.response_code.as_deref().and_then(response_code_number).unwrap_or(0),
             answers: dns.answers.iter().filter_map(AnswerPart::answer).collect(),
             message_bytes: own_bytes.unwrap_or_else(|| u32::try_from(resolver.bytes).unwrap_or(u32::MAX)),
-        };
-        Some((at, message))
+        })
     }
 
-    fn moment(&self) -> Option<Moment> {
-        let nanoseconds = nanoseconds(self.timestamp.as_deref()?)?;
+    /// `event.dataset`, empty where the line has none.
+    pub(super) fn dataset(&self) -> &str {
+        self.event.as_ref().and_then(|event| event.dataset.as_deref()).unwrap_or_default()
+    }
+
+    /// `event.action`, empty where the line has none.
+    pub(super) fn action(&self) -> &str {
+        self.event.as_ref().and_then(|event| event.action.as_deref()).unwrap_or_default()
+    }
+
+    /// When the line was written, or what it tells happened where it does not say; both clocks read the same.
+    pub(super) fn written_at(&self) -> Option<Moment> {
+        let created = self.event.as_ref().and_then(|event| event.created.as_deref()).and_then(nanoseconds);
+        let nanoseconds = created.or_else(|| nanoseconds(self.timestamp.as_deref()?))?;
         Some(Moment { boot: boot(nanoseconds), wall: WallTime(nanoseconds) })
+    }
+
+    /// When what it tells happened.
+    fn time(&self) -> Option<BootTime> {
+        self.timestamp.as_deref().and_then(nanoseconds).map(boot)
     }
 
     fn transport(&self) -> Option<Transport> {
@@ -382,14 +407,14 @@ impl Line<'_> {
         number.or_else(|| transport_number(network.transport.as_deref()?)).map(Transport)
     }
 
-    fn flow(&self, at: Moment, attribution: Attribution, interned: &mut Interned) -> Option<Flow> {
+    fn flow(&self, at: BootTime, attribution: Attribution, interned: &mut Interned) -> Option<Flow> {
         let (source, destination) = (self.source.as_ref()?, self.destination.as_ref()?);
         let event = self.event.as_ref()?;
         let own = self.pktscope.as_ref()?;
         let time = |text: &Text<'_>| text.as_deref().and_then(nanoseconds).map(boot);
-        let end = time(&event.end).unwrap_or(at.boot);
+        let end = time(&event.end).unwrap_or(at);
         let reason = event.reason.as_deref().and_then(EndReason::from_word);
-        let started_at = time(&event.start).unwrap_or(at.boot);
+        let started_at = time(&event.start).unwrap_or(at);
         let [sent_payload, received_payload] =
             own.payload.as_ref().map_or([0, 0], |p| [p.source_bytes, p.destination_bytes]);
         Some(Flow {
@@ -402,10 +427,10 @@ impl Line<'_> {
             sent: source.volume(sent_payload),
             received: destination.volume(received_payload),
             started_at,
-            last_seen: last_seen(started_at, end, at.boot, reason),
+            last_seen: last_seen(started_at, end, at, reason),
             ended: reason.map(|reason| (end, reason)),
             attribution,
-            domain: destination.named(own, at.boot, interned),
+            domain: destination.named(own, at, interned),
             geo: destination.geo(interned),
             tcp: own.tcp(interned),
             tls: self.tls.as_ref().and_then(TlsPart::hello),
@@ -421,7 +446,7 @@ impl Line<'_> {
             Some("kernel") => Attribution::Kernel,
             Some("unknown") => Attribution::Unknown(reason.as_deref().and_then(UnknownReason::from_word)?),
             _ => Attribution::Process(Owner {
-                process: self.process(interned)?,
+                process: self.take_process(interned)?,
                 method: method.as_deref().and_then(Method::from_word).unwrap_or(Method::Recording),
                 creator: None,
                 ambiguity: None,
@@ -430,7 +455,7 @@ impl Line<'_> {
     }
 
     /// The process of this line, with what ECS keeps beside it.
-    fn process(&mut self, interned: &mut Interned) -> Option<Arc<Process>> {
+    fn take_process(&mut self, interned: &mut Interned) -> Option<Arc<Process>> {
         let mut part = self.process.take()?;
         if let Some(user) = self.user.take() {
             part.uid = user.id.as_ref().and_then(Number::value).and_then(|id| u32::try_from(id).ok());

@@ -3,7 +3,10 @@
 use std::io::Cursor;
 
 use super::*;
-use crate::core::flow::{Attribution, Direction, EndReason, FlowAction};
+use crate::core::{
+    flow::{Attribution, Direction, EndReason, FlowAction},
+    process::ImageHash,
+};
 
 const FLOW: &str = r#"{"@timestamp":"2026-03-02T00:01:00.078000000Z","event":{"kind":"event","category":["network"],"dataset":"pktscope.flow","action":"flow_ended","start":"2026-03-02T00:00:00.078000000Z","reason":"idle_timeout","end":"2026-03-02T00:01:00.078000000Z","duration":60000000000},"network":{"transport":"udp","type":"ipv4","iana_number":"17","direction":"egress","bytes":110,"packets":2},"source":{"ip":"10.20.1.7","port":50099,"bytes":39,"packets":1},"destination":{"ip":"10.20.0.2","port":53,"domain":"dns.corp.example","as":{"number":64500,"organization":{"name":"EXAMPLE"}},"geo":{"country_iso_code":"SE"},"bytes":71,"packets":1},"process":{"pid":1253,"name":"uptime","executable":"/usr/bin/uptime","entity_id":"1253:x","hash":{"sha256":"ce8a"}},"pktscope":{"flow_id":7,"domain_source":"dns_answer","attribution":{"status":"process","method":"connect"}}}"#;
 const DNS: &str = r#"{"@timestamp":"2026-03-02T00:00:00.052000000Z","event":{"dataset":"pktscope.dns","action":"dns_answered"},"dns":{"question":{"name":"a.example.com","type":"TXT"},"response_code":"NXDOMAIN"},"source":{"ip":"10.20.1.7","bytes":39},"process":{"pid":1253,"name":"uptime","executable":"/usr/bin/uptime","entity_id":"1253:x","hash":{"sha256":"ce8a"}},"destination":{"ip":"10.20.0.2","port":53,"bytes":71}}"#;
@@ -19,7 +22,7 @@ fn read(text: &str) -> (Vec<Recorded>, RecordingStats) {
 
 fn flow_change(recorded: &Recorded) -> &crate::core::flow::FlowChange {
     match &recorded.event {
-        Event::Recorded(change) => change,
+        Event::RecordedFlow(change) => change,
         other => panic!("not a flow: {other:?}"),
     }
 }
@@ -48,6 +51,46 @@ fn a_dns_line_becomes_an_answer_of_the_same_process_value() {
     assert_eq!((stats.dns, message.question_type, message.response_code, message.message_bytes), (1, 16, 3, 71));
     let owner = flow_change(&events[0]).flow.process().unwrap().clone();
     assert!(Arc::ptr_eq(&owner, message.process.as_ref().unwrap()));
+}
+
+#[test]
+fn a_line_is_replayed_when_it_was_written_and_tells_when_it_happened() {
+    let written = DNS.replace(r#""event":{"#, r#""event":{"created":"2026-03-02T00:00:01.500000000Z","#);
+    let (events, _) = read(&format!("{DNS}\n{written}"));
+    let at = |index: usize| events[index].at.wall.0 - 1_772_409_600_000_000_000;
+    assert_eq!((at(0), at(1)), (52_000_000, 1_500_000_000));
+    for recorded in &events {
+        let Event::RecordedDns(message) = &recorded.event else { panic!("not DNS") };
+        assert_eq!(message.at.0, 1_772_409_600_052_000_000);
+    }
+}
+
+#[test]
+fn a_process_line_tells_what_became_known_and_not_its_end() {
+    let line = |action: &str, hash: &str| {
+        let head = format!(
+            r#"{{"@timestamp":"2026-03-02T00:00:00Z","event":{{"dataset":"pktscope.process","action":"{action}"}}"#
+        );
+        format!(
+            r#"{head},"process":{{"pid":7,"executable":"/usr/bin/job"{hash}}},"pktscope":{{"process":{{"is_hash_pending":{}}}}}}}"#,
+            hash.is_empty()
+        )
+    };
+    let lines = [
+        line("process_started", ""),
+        line("process_changed", r#","hash":{"sha256":"ce8a"}"#),
+        line("process_ended", r#","hash":{"sha256":"ce8a"}"#),
+    ];
+    let (events, stats) = read(&lines.join("\n"));
+    let hashes: Vec<_> = events
+        .iter()
+        .map(|recorded| match &recorded.event {
+            Event::RecordedProcess(process) => process.hash.clone(),
+            other => panic!("not a process: {other:?}"),
+        })
+        .collect();
+    assert_eq!(hashes, [ImageHash::Pending, ImageHash::Sha256("ce8a".into())]);
+    assert_eq!((stats.processes, stats.other, stats.incomplete), (2, 1, 0));
 }
 
 #[test]

@@ -269,6 +269,7 @@ fn process_extra(process: &Process) -> ProcessExtra<'_> {
         started_at: Some(process.key.started_at).filter(is_known).map(|at| at.0),
         parent_started_at: process.parent.map(|parent| parent.started_at).filter(is_known).map(|at| at.0),
         hash_error: hash(&process.hash).1,
+        is_hash_pending: (process.hash == ImageHash::Pending).then_some(true),
         device: process.file.map(|file| file.device),
         inode: process.file.map(|file| file.inode),
         package_is_unmodified: process.package.as_ref().and_then(|package| package.is_unmodified),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::Exporter;
+use super::{Exporter, rfc3339};
 use crate::{
     core::{
         alert::{Alert, Evidence, Fact, RuleId, Severity},
@@ -25,7 +25,10 @@ fn exported(effect: &Effect) -> Value {
     assert!(Exporter { host_name: "ada-laptop".into() }.line(effect, now(), &mut line));
     assert_eq!(line.pop(), Some(b'\n'));
     assert!(!line.contains(&b'\n'));
-    serde_json::from_slice(&line).unwrap()
+    let mut value: Value = serde_json::from_slice(&line).unwrap();
+    let created = value["event"].as_object_mut().and_then(|event| event.remove("created"));
+    assert_eq!(created, Some(json!(rfc3339(now().wall).as_str())));
+    value
 }
 
 fn ended(flow: Flow) -> Effect {

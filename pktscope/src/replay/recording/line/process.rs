@@ -30,7 +30,7 @@ impl ProcessPart<'_> {
             && is_same(&self.entity_id, &process.entity_id)
             && is_same(&self.command_line, &process.command_line)
             && self.package.is_some() == process.package.is_some()
-            && self.script().is_some() == process.script.is_some()
+            && self.script().and_then(ScriptPart::script) == process.script
     }
 
     fn script(&self) -> Option<&ScriptPart<'_>> {
@@ -47,17 +47,23 @@ impl ProcessPart<'_> {
         ProcessKey { pid: self.pid, started_at }
     }
 
+    fn is_hash_pending(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.is_hash_pending)
+    }
+
     fn has_hash(&self, hash: &ImageHash) -> bool {
         match (self.hash.as_ref().and_then(|hash| hash.sha256.as_deref()), hash) {
             (Some(own), ImageHash::Sha256(known)) => own == &**known,
-            (None, ImageHash::Unreadable(reason)) => &**reason == self.hash_error(),
-            _ => false,
+            (None, ImageHash::Unreadable(reason)) => !self.is_hash_pending() && &**reason == self.hash_error(),
+            (None, ImageHash::Pending) => self.is_hash_pending(),
+            (Some(_), ImageHash::Pending | ImageHash::Unreadable(_)) | (None, ImageHash::Sha256(_)) => false,
         }
     }
 
     fn image_hash(&self) -> ImageHash {
         match self.hash.as_ref().and_then(|hash| hash.sha256.as_deref()) {
             Some(sha256) => ImageHash::Sha256(sha256.into()),
+            None if self.is_hash_pending() => ImageHash::Pending,
             None => ImageHash::Unreadable(self.hash_error().into()),
         }
     }
