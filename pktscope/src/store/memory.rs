@@ -245,6 +245,10 @@ struct VolumeDef {
     average: (f64, f64, u32),
     windows: Vec<(u64, Vec<(u8, u32)>)>,
     weekly: Vec<(u8, u64)>,
+    #[serde(default)]
+    spike: Option<(u8, u64, u8)>,
+    #[serde(default, with = "optional_steady")]
+    reported: Option<Steady>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -359,7 +363,12 @@ mod tests {
                 contacts: 3,
                 is_periodic: true,
             }),
-            BaselineRow::Volume(VolumeRow { windows: vec![(5, vec![(1, 2)])], ..VolumeRow::default() }),
+            BaselineRow::Volume(VolumeRow {
+                windows: vec![(5, vec![(1, 2)])],
+                spike: Some((1, 60, 7)),
+                reported: Some(Steady(8)),
+                ..VolumeRow::default()
+            }),
             BaselineRow::DnsParent(DnsParentRow {
                 parent: "example.org".into(),
                 last_seen: Steady(1),

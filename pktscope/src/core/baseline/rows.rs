@@ -148,6 +148,10 @@ pub struct VolumeRow {
     pub windows: Vec<(u64, Vec<(u8, u32)>)>,
     /// Most sent in an hour, by hour of the week.
     pub weekly: Vec<(u8, u64)>,
+    /// The last spike that nobody called normal yet: its window by number, bytes, and hour of the week.
+    pub spike: Option<(u8, u64, u8)>,
+    /// When the program was reported last.
+    pub reported: Option<Steady>,
 }
 
 /// How a program's first contacts went while it was learned.

@@ -7,7 +7,7 @@
 use ahash::AHashSet;
 
 use super::Detection;
-use crate::core::baseline::{BaselineRow, RowKey};
+use crate::core::baseline::{BaselineRow, RowKey, rows::VolumeRow};
 
 impl Detection {
     /// Takes another host's rows, in any order; the number of rows that belong to nothing. What was taken comes with the
@@ -42,11 +42,20 @@ impl Detection {
             BaselineRow::Pair(pair) => self.baseline.import_pair(pair),
             BaselineRow::Volume(_) | BaselineRow::Contacts(_) | BaselineRow::DnsParent(_) => {
                 if !own.contains(&row.key()) {
-                    self.detectors.iter_mut().for_each(|detector| detector.restore(row, &self.baseline));
-                    self.imported.push(row.clone());
+                    let row = learned(row.clone());
+                    self.detectors.iter_mut().for_each(|detector| detector.restore(&row, &self.baseline));
+                    self.imported.push(row);
                 }
             }
         }
         true
+    }
+}
+
+/// A row without what was reported on its own host.
+fn learned(row: BaselineRow) -> BaselineRow {
+    match row {
+        BaselineRow::Volume(row) => BaselineRow::Volume(VolumeRow { spike: None, reported: None, ..row }),
+        row => row,
     }
 }

@@ -235,13 +235,19 @@ fn a_day_with_an_alert_about_the_program_teaches_nothing() {
 }
 
 #[test]
-fn a_spike_that_an_analyst_calls_normal_is_normal() {
-    let mut host = sending(100_000);
-    host.connect(from(AGENT).named("home.example.org").sends(50 * MB));
-    assert_eq!(host.rules(), [RuleId::VolumeSpike]);
-    let (incident, now) = (host.alerts[0].dedup_key.clone(), host.now());
-    assert!(host.detection.close_incident(&incident, Closing::Normal, now));
-    host.pass(2 * DAY);
-    host.connect(from(AGENT).named("home.example.org").sends(60 * MB));
-    assert_eq!(host.alerts.len(), 1, "{:?}", host.rules());
+fn a_spike_that_an_analyst_calls_normal_is_normal_even_after_a_restart() {
+    for is_restarted in [false, true] {
+        let mut host = sending(100_000);
+        host.connect(from(AGENT).named("home.example.org").sends(50 * MB));
+        assert_eq!(host.rules(), [RuleId::VolumeSpike]);
+        let incident = host.alerts[0].dedup_key.clone();
+        if is_restarted {
+            host = host.restarted();
+        }
+        let now = host.now();
+        assert!(host.detection.close_incident(&incident, Closing::Normal, now));
+        host.pass(2 * DAY);
+        host.connect(from(AGENT).named("home.example.org").sends(60 * MB));
+        assert_eq!(host.alerts.len(), 1, "restarted: {is_restarted}: {:?}", host.rules());
+    }
 }

@@ -31,11 +31,12 @@ pub(super) struct Sender {
     pub(super) is_dirty: bool,
     /// What today adds to what is normal, where it stays without an alert.
     today: Option<Box<VolumeNormal>>,
-    /// The day, since 1970, on which the program was reported last.
+    /// The day, since 1970, of which nothing more is learned: the program was reported on it, or another alert was.
     reported_on: u32,
-    frozen_until: Option<Steady>,
+    /// When the program was reported last.
+    reported: Option<Steady>,
     /// The last spike: its window, bytes, and hour of the week.
-    spike: Option<(usize, u64, u8)>,
+    spike: Option<(u8, u64, u8)>,
 }
 
 impl Sender {
@@ -46,11 +47,12 @@ impl Sender {
         for (window, (max, counts)) in normal.windows.iter_mut().zip(&row.windows) {
             *window = WindowNormal::from_row(*max, counts.clone());
         }
-        Self { normal, ..Self::default() }
+        let reported_on = row.reported.map_or(0, Steady::day);
+        Self { normal, spike: row.spike, reported: row.reported, reported_on, ..Self::default() }
     }
 
     pub(super) fn is_frozen(&self, now: Steady) -> bool {
-        self.frozen_until.is_some_and(|until| now < until)
+        self.reported.is_some_and(|reported| now < reported.plus(FROZEN))
     }
 
     /// What raised an alert is neither counted again nor learned, nor is the rest of its day.
@@ -59,19 +61,20 @@ impl Sender {
         self.hour_bytes = 0;
         self.today = None;
         self.reported_on = now.day();
-        self.frozen_until = Some(now.plus(FROZEN));
+        self.reported = Some(now);
+        self.is_dirty = true;
     }
 
     /// Notes a spike, for when somebody says that it was normal.
     pub(super) fn note_spike(&mut self, window: usize, bytes: u64, now: Steady) {
-        self.spike = Some((window, bytes, now.hour_of_week()));
+        self.spike = u8::try_from(window).ok().map(|window| (window, bytes, now.hour_of_week()));
     }
 
     /// The last spike was normal.
     pub(super) fn accept_spike(&mut self) {
         let Some((window, bytes, hour)) = self.spike.take() else { return };
         // What one window held, the longer ones held too.
-        self.normal.windows[window..].iter_mut().for_each(|normal| normal.max = normal.max.max(bytes));
+        self.normal.windows.iter_mut().skip(window.into()).for_each(|normal| normal.max = normal.max.max(bytes));
         self.normal.learn_hour(hour, bytes);
         self.is_dirty = true;
     }
@@ -171,6 +174,8 @@ impl Sender {
             average: (average.mean, average.variance, average.samples),
             windows: self.normal.windows.iter().map(|window| (window.max, window.counts().to_vec())).collect(),
             weekly: self.normal.weekly.clone(),
+            spike: self.spike,
+            reported: self.reported,
         }))
     }
 }
