@@ -26,8 +26,8 @@ use super::{
     restore,
     schedule::Schedule,
     settings,
-    status::Identity,
-    turn::{Parts, Turns, Verdicts},
+    status::{Identity, Rates},
+    turn::{Turns, Verdicts},
 };
 use crate::{
     api::{ApiError, Server},
@@ -187,8 +187,21 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
         Schedule::new(sensor_settings.poll_interval, sensor_settings.sweep_interval, config.ledger.interval, now.boot);
     let identity = Identity { started_at: now.wall, state_dir: config.agent.state_dir.display().to_string() };
     let verdicts = Verdicts::new(config);
-    let mut turns =
-        Turns::new(Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity, verdicts });
+    let mut turns = Turns {
+        sensor,
+        pipeline,
+        enricher,
+        answers,
+        geo,
+        outputs,
+        schedule,
+        rates: Rates::default(),
+        identity,
+        verdicts,
+        ledger: None,
+        events: Vec::new(),
+        effects: Vec::new(),
+    };
     turns.take_running(procfs::Proc::new().running().into_iter().map(Event::Running), now);
     turns.open_ledger(now);
     // The kernel's type information, and every process's files.

@@ -50,22 +50,12 @@ pub(super) struct Turns {
     pub(super) rates: Rates,
     pub(super) identity: Identity,
     pub(super) verdicts: Verdicts,
+    /// The last closed interval.
     pub(super) ledger: Option<Arc<Ledger>>,
-    events: Vec<Event>,
-    effects: Vec<Effect>,
-}
-
-/// The parts of [`Turns`] that others make.
-pub(super) struct Parts {
-    pub(super) sensor: Sensor,
-    pub(super) pipeline: Pipeline,
-    pub(super) enricher: Enricher,
-    pub(super) answers: answers::Receiver<ProcessFacts>,
-    pub(super) geo: GeoDatabases,
-    pub(super) outputs: Outputs,
-    pub(super) schedule: Schedule,
-    pub(super) identity: Identity,
-    pub(super) verdicts: Verdicts,
+    /// What came and was not stepped yet.
+    pub(super) events: Vec<Event>,
+    /// What followed and was not handed out yet.
+    pub(super) effects: Vec<Effect>,
 }
 
 /// How verdicts on alerts count.
@@ -82,25 +72,6 @@ impl Verdicts {
 }
 
 impl Turns {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { sensor, pipeline, enricher, answers, geo, outputs, schedule, identity, verdicts } = parts;
-        Self {
-            sensor,
-            pipeline,
-            enricher,
-            answers,
-            geo,
-            outputs,
-            schedule,
-            rates: Rates::default(),
-            identity,
-            verdicts,
-            ledger: None,
-            events: Vec::new(),
-            effects: Vec::new(),
-        }
-    }
-
     /// Takes the processes that were there before the agent.
     pub(super) fn take_running(&mut self, running: impl Iterator<Item = Event>, now: Moment) {
         self.events.extend(running);
