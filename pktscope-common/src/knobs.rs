@@ -102,6 +102,22 @@ pub mod settings {
     pub const FULL_SWEEP: u32 = 0;
     /// 1: there are tunnels, so a packet that has a socket may be one that carries the socket's packet.
     pub const HAS_TUNNELS: u32 = 1;
+    /// [`super::tunnels`] whose packets the kernel takes as they arrive.
+    pub const TUNNELS: u32 = 2;
     /// Number of slots.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
+}
+
+/// Bits of the setting `TUNNELS`: what there are tunnels over.
+pub mod tunnels {
+    /// UDP, by sockets of the kernel's own.
+    pub const UDP: u32 = 1;
+    /// IP protocol 4: IPv4 in IP.
+    pub const IPIP: u32 = 1 << 1;
+    /// IP protocol 41: IPv6 in IP.
+    pub const IPV6: u32 = 1 << 2;
+    /// IP protocol 47.
+    pub const GRE: u32 = 1 << 3;
+    /// IP protocol 50.
+    pub const ESP: u32 = 1 << 4;
 }

@@ -122,7 +122,7 @@ fn add_sent(counts: &mut Counts, size: Size) {
 }
 
 #[inline(always)]
-fn add_received(counts: &mut Counts, size: Size) {
+pub fn add_received(counts: &mut Counts, size: Size) {
     counts.received_bytes += size.bytes;
     counts.received_packets += size.packets;
     counts.received_header_bytes += size.header_bytes;
@@ -154,6 +154,6 @@ fn is_wrapped(skb: *mut __sk_buff, sk: *mut bpf_sock) -> bool {
 
 /// Whether an IPv4 packet begins without its transport header (RFC 791 section 3.1).
 #[inline(always)]
-fn is_later_fragment(skb: *mut __sk_buff, at: u32) -> bool {
+pub fn is_later_fragment(skb: *mut __sk_buff, at: u32) -> bool {
     header::load::<8>(skb, at).is_some_and(|head| head[0] >> 4 == 4 && (head[6] & 0x1f != 0 || head[7] != 0))
 }

@@ -38,6 +38,8 @@ mod programs;
 mod size;
 #[cfg(target_arch = "bpf")]
 mod socket;
+#[cfg(target_arch = "bpf")]
+mod tunnel;
 
 #[cfg(target_arch = "bpf")]
 #[unsafe(no_mangle)]

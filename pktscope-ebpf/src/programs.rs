@@ -10,7 +10,7 @@ use aya_ebpf::{
     },
 };
 
-use crate::{close, device, linger, packet, process, socket};
+use crate::{close, device, linger, packet, process, socket, tunnel};
 
 /// Let the packet, or the system call, go on.
 const ALLOW: i32 = 1;
@@ -40,6 +40,14 @@ const NEXT: i32 = -1;
 #[inline(always)]
 pub fn tc_egress(ctx: TcContext) -> i32 {
     device::left(ctx.skb.skb);
+    NEXT
+}
+
+/// Counts what arrives by a device for a tunnel of this host (net/core/dev.c, `sch_handle_ingress`).
+#[classifier]
+#[inline(always)]
+pub fn tc_ingress(ctx: TcContext) -> i32 {
+    tunnel::arrived(ctx.skb.skb);
     NEXT
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Attached {
     pub(super) is_sweep_complete: bool,
     /// The devices' program, loaded; which devices there are is found out later and again.
     pub(super) device_egress: Option<OwnedFd>,
+    /// The same for what arrives.
+    pub(super) device_ingress: Option<OwnedFd>,
 }
 
 /// Attaches every hook that this kernel lets us, and reads who holds the sockets that exist.
@@ -55,6 +57,7 @@ pub(super) fn attach(
         sweep: None,
         is_sweep_complete: true,
         device_egress: None,
+        device_ingress: None,
     };
     for hook in HOOKS.iter().filter(|hook| hook.need != Need::Reference || settings.has_reference) {
         let reason = attach_hook(ebpf, hook, settings, facts, &btf, cgroup, &mut attached).err();
@@ -86,7 +89,8 @@ fn attach_hook(
     {
         return Err(format!("not needed beside {other}"));
     }
-    if hook.kind == Kind::DeviceEgress && settings.traffic_control == TrafficControl::Off {
+    if matches!(hook.kind, Kind::DeviceEgress | Kind::DeviceIngress) && settings.traffic_control == TrafficControl::Off
+    {
         return Err("turned off by sensor.traffic_control".into());
     }
     if hook.kind == Kind::SocketIterator && !facts.is_storage_iterable {
@@ -111,6 +115,9 @@ fn attach_hook(
         }
         Kind::DeviceEgress => {
             attached.device_egress = Some(load_classifier(program).map_err(|error| last_line(&error))?)
+        }
+        Kind::DeviceIngress => {
+            attached.device_ingress = Some(load_classifier(program).map_err(|error| last_line(&error))?)
         }
         _ => attach_program(program, hook, btf, cgroup).map_err(|error| last_line(&error))?,
     }
@@ -177,7 +184,8 @@ fn attach_program(program: &mut Program, hook: &Hook, btf: &Btf, cgroup: &File) 
         | Kind::FileIterator
         | Kind::FileSweep
         | Kind::Descriptors
-        | Kind::DeviceEgress => {
+        | Kind::DeviceEgress
+        | Kind::DeviceIngress => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(hook.program, btf)?;
             program.attach().map(drop)

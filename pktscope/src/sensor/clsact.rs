@@ -1,4 +1,4 @@
-//! The egress program as a filter of a device's clsact qdisc: for kernels without TCX.
+//! The programs as filters of a device's clsact qdisc: for kernels without TCX.
 //!
 //! Filters of others are never touched: ours has a priority of its own, in front of theirs where there is room, and is
 //! deleted only where it is seen to be ours. The qdisc stays behind, empty: others may have come to rely on it.
@@ -14,12 +14,11 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption},
 };
 
-use super::netlink::{self, NetlinkError};
+use super::{
+    netlink::{self, NetlinkError},
+    sys::Way,
+};
 
-/// The name by which a filter is known as ours, also one that a killed agent left behind.
-const NAME: &str = "pktscope_tc_egress";
-/// Where filters on the way out hang.
-const EGRESS: TcHandle = TcHandle { major: TcHandle::CLSACT.major, minor: TcHandle::MIN_EGRESS };
 /// Our priority where there is no other filter.
 const PRIORITY: u16 = 100;
 /// `ETH_P_ALL` of include/uapi/linux/if_ether.h, in network order.
@@ -29,8 +28,33 @@ const HANDLE: u32 = 1;
 /// A filter of ours; dropping it deletes it.
 #[derive(Debug)]
 pub(super) struct Filter {
-    device: i32,
+    place: Place,
     priority: u16,
+}
+
+/// Where filters hang.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    device: i32,
+    way: Way,
+}
+
+impl Place {
+    fn parent(self) -> TcHandle {
+        let minor = match self.way {
+            Way::Out => TcHandle::MIN_EGRESS,
+            Way::In => TcHandle::MIN_INGRESS,
+        };
+        TcHandle { major: TcHandle::CLSACT.major, minor }
+    }
+
+    /// The name by which a filter is known as ours, also one that a killed agent left behind.
+    fn name(self) -> &'static str {
+        match self.way {
+            Way::Out => "pktscope_tc_egress",
+            Way::In => "pktscope_tc_ingress",
+        }
+    }
 }
 
 /// A filter of a device, as far as it matters here.
@@ -42,37 +66,37 @@ struct Found {
 }
 
 impl Filter {
-    /// Adds the program to what leaves by a device.
+    /// Adds the program to what leaves by a device, or arrives.
     ///
     /// # Errors
     /// [`NetlinkError`], with which nothing is attached.
-    pub(super) fn attach(program: BorrowedFd<'_>, interface: u32) -> Result<Self, NetlinkError> {
-        let device = i32::try_from(interface).unwrap_or(0);
-        add_qdisc(device)?;
-        let mut found = filters(device)?;
+    pub(super) fn attach(program: BorrowedFd<'_>, interface: u32, way: Way) -> Result<Self, NetlinkError> {
+        let place = Place { device: i32::try_from(interface).unwrap_or(0), way };
+        add_qdisc(place.device)?;
+        let mut found = filters(place)?;
         for left in found.extract_if(.., |filter| filter.is_ours) {
-            delete(device, left.priority)?;
+            delete(place, left.priority)?;
         }
         let priority = free_priority(&found.iter().map(|filter| filter.priority).collect::<Vec<_>>());
-        let mut message = message(device, priority);
+        let mut message = message(place, priority);
         let options = vec![
             TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd() as u32)),
-            TcOption::Bpf(TcFilterBpfOption::ProgName(NAME.into())),
+            TcOption::Bpf(TcFilterBpfOption::ProgName(place.name().into())),
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ];
         message.attributes.push(TcAttribute::Options(options));
         let request = RouteNetlinkMessage::NewTrafficFilter(message);
         netlink::change(request, NLM_F_CREATE | NLM_F_EXCL, "add a filter")?;
-        Ok(Self { device, priority })
+        Ok(Self { place, priority })
     }
 }
 
 impl Drop for Filter {
     fn drop(&mut self) {
         // Where the device is gone, or its qdisc, so is the filter.
-        let found = filters(self.device).unwrap_or_default();
+        let found = filters(self.place).unwrap_or_default();
         if found.iter().any(|filter| filter.is_ours && filter.priority == self.priority) {
-            let _ = delete(self.device, self.priority);
+            let _ = delete(self.place, self.priority);
         }
     }
 }
@@ -90,22 +114,22 @@ fn add_qdisc(device: i32) -> Result<(), NetlinkError> {
     }
 }
 
-/// The filters on a device's way out.
-fn filters(device: i32) -> Result<Vec<Found>, NetlinkError> {
-    let header = TcHeader { index: device, parent: EGRESS, ..TcHeader::default() };
+/// The filters of a device's way.
+fn filters(place: Place) -> Result<Vec<Found>, NetlinkError> {
+    let header = TcHeader { index: place.device, parent: place.parent(), ..TcHeader::default() };
     let mut found = Vec::new();
     let request = RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, Vec::new()));
     netlink::dump(request, "read the filters", |row| {
         if let RouteNetlinkMessage::NewTrafficFilter(filter) = row {
-            found.push(to_found(&filter));
+            found.push(to_found(&filter, place.name()));
         }
     })?;
     Ok(found)
 }
 
-fn to_found(filter: &TcMessage) -> Found {
+fn to_found(filter: &TcMessage, ours: &str) -> Found {
     let has_name =
-        |option: &TcOption| matches!(option, TcOption::Bpf(TcFilterBpfOption::ProgName(name)) if name == NAME);
+        |option: &TcOption| matches!(option, TcOption::Bpf(TcFilterBpfOption::ProgName(name)) if name == ours);
     let is_ours = |attribute: &TcAttribute| matches!(attribute, TcAttribute::Options(all) if all.iter().any(has_name));
     Found {
         priority: (filter.header.info >> 16) as u16,
@@ -125,16 +149,16 @@ fn free_priority(taken: &[u16]) -> u16 {
     }
 }
 
-fn delete(device: i32, priority: u16) -> Result<(), NetlinkError> {
-    netlink::change(RouteNetlinkMessage::DelTrafficFilter(message(device, priority)), 0, "delete our filter")
+fn delete(place: Place, priority: u16) -> Result<(), NetlinkError> {
+    netlink::change(RouteNetlinkMessage::DelTrafficFilter(message(place, priority)), 0, "delete our filter")
 }
 
 /// What names our filter: its device, priority, handle and kind.
-fn message(device: i32, priority: u16) -> TcMessage {
+fn message(place: Place, priority: u16) -> TcMessage {
     let header = TcHeader {
-        index: device,
+        index: place.device,
         handle: HANDLE.into(),
-        parent: EGRESS,
+        parent: place.parent(),
         info: u32::from(priority) << 16 | u32::from(ALL_PROTOCOLS),
         ..TcHeader::default()
     };

@@ -1,7 +1,8 @@
-//! The egress program at the devices of the agent's network namespace, as they come and go, and what it counts there.
+//! The programs at the devices of the agent's network namespace, as they come and go, and what it counts there.
 //!
 //! It hangs where packets go out of the network namespace, so that each is counted once: not at bridges, bonds and VLANs,
-//! whose packets come by at the device below. A device that refuses it is named, and not asked again.
+//! whose packets come by at the device below. A device that refuses it is named, and not asked again. What arrives is
+//! looked at only while there are tunnels.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,7 @@ use super::{
     interfaces::{self, Device, Place},
     netlink::LinkMonitor,
     session::TrafficControl,
-    sys,
+    sys::{self, Way},
 };
 use crate::core::{
     event::UnownedReading,
@@ -56,33 +57,47 @@ struct Known {
     name: String,
     place: Place,
     hold: Hold,
+    arrivals: Hold,
+}
+
+/// The programs, loaded.
+pub(super) struct DevicePrograms {
+    /// For what leaves.
+    pub(super) out: OwnedFd,
+    /// For what arrives, where the kernel takes it.
+    pub(super) arrivals: Option<OwnedFd>,
+    /// [`tunnels`](pktscope_common::knobs::tunnels) whose packets can be told from a process's.
+    pub(super) known_tunnels: u32,
 }
 
 /// See the module.
 pub(super) struct Devices {
-    program: OwnedFd,
+    programs: DevicePrograms,
     mode: TrafficControl,
     counts: PerCpuHashMap<MapData, u32, DeviceState>,
     monitor: Option<LinkMonitor>,
     known: BTreeMap<u32, Known>,
+    tunnels: u32,
 }
 
 /// What hangs where, for `doctor` and `status`.
 pub(super) struct DevicesStatus {
     pub(super) attach_point: &'static str,
     pub(super) refusals: Option<String>,
+    /// Where what arrives is looked at, if anywhere.
+    pub(super) arrivals: Option<&'static str>,
 }
 
 impl Devices {
     /// Attaches the program to the devices that there are.
     pub(super) fn new(
-        program: OwnedFd,
+        programs: DevicePrograms,
         mode: TrafficControl,
         counts: PerCpuHashMap<MapData, u32, DeviceState>,
     ) -> Self {
         // Listening before listing, so that no change falls in between.
         let monitor = LinkMonitor::new().ok();
-        let mut devices = Self { program, mode, counts, monitor, known: BTreeMap::new() };
+        let mut devices = Self { programs, mode, counts, monitor, known: BTreeMap::new(), tunnels: 0 };
         devices.refresh();
         devices
     }
@@ -102,6 +117,11 @@ impl Devices {
         self.known.values().any(|known| known.place == Place::Tunnel)
     }
 
+    /// [`tunnels`](pktscope_common::knobs::tunnels) whose packets may arrive.
+    pub(super) fn tunnels(&self) -> u32 {
+        self.tunnels
+    }
+
     /// Makes what is attached fit the devices that there are.
     pub(super) fn refresh(&mut self) {
         let Ok(list) = interfaces::list() else { return };
@@ -117,6 +137,20 @@ impl Devices {
                 None => self.take_up(one),
             }
         }
+        self.follow_tunnels(list.iter().fold(0, |all, one| all | one.tunnels) & self.programs.known_tunnels);
+    }
+
+    /// Looks at what arrives where packets come into the network namespace, while there are tunnels.
+    fn follow_tunnels(&mut self, tunnels: u32) {
+        self.tunnels = tunnels;
+        let Some(program) = &self.programs.arrivals else { return };
+        for (&index, known) in &mut self.known {
+            let is_wanted = tunnels != 0 && known.place == Place::Edge;
+            if is_wanted == matches!(known.arrivals, Hold::Nothing(None)) {
+                known.arrivals =
+                    if is_wanted { hang(program.as_fd(), self.mode, index, Way::In) } else { Hold::Nothing(None) };
+            }
+        }
     }
 
     /// Counts first, so that the first packet finds where.
@@ -129,7 +163,8 @@ impl Devices {
             Ok(()) => self.attach(one),
             Err(fault) => Hold::Nothing(Some(format!("no room for its counters: {fault}"))),
         };
-        self.known.insert(one.index, Known { name: one.name.clone(), place: one.place, hold });
+        self.known
+            .insert(one.index, Known { name: one.name.clone(), place: one.place, hold, arrivals: Hold::Nothing(None) });
     }
 
     /// A device came to a bridge, or left it: the same counters, for something else. What is counted during the change
@@ -154,24 +189,7 @@ impl Devices {
         if one.place == Place::Upper {
             return Hold::Nothing(None);
         }
-        match sys::link_tcx_egress(self.program.as_fd(), one.index) {
-            Ok(link) => Hold::Tcx { _link: link },
-            Err(error) if is_no_tcx(&error) => self.attach_filter(self.program.as_fd(), one.index),
-            Err(error) => Hold::Nothing(Some(error.to_string())),
-        }
-    }
-
-    fn attach_filter(&self, program: BorrowedFd<'_>, index: u32) -> Hold {
-        if self.mode == TrafficControl::Trial {
-            return Hold::Clsact { _filter: None };
-        }
-        match Filter::attach(program, index) {
-            Ok(filter) => Hold::Clsact { _filter: Some(filter) },
-            Err(error) => {
-                let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-                Hold::Nothing(Some(format!("{error}{source}")))
-            }
-        }
+        hang(self.programs.out.as_fd(), self.mode, one.index, Way::Out)
     }
 
     /// Totals since each device was taken up.
@@ -191,14 +209,44 @@ impl Devices {
     /// What became of the program.
     pub(super) fn status(&self) -> DevicesStatus {
         let has_filter = self.known.values().any(|known| matches!(known.hold, Hold::Clsact { .. }));
-        let refusal = |known: &Known| match &known.hold {
-            Hold::Nothing(Some(reason)) => Some(format!("{}: {reason}", known.name)),
+        let arrivals = self.known.values().find_map(|known| match known.arrivals {
+            Hold::Tcx { .. } => Some("tcx/ingress"),
+            Hold::Clsact { .. } => Some("clsact/ingress"),
+            Hold::Nothing(_) => None,
+        });
+        let refusal = |known: &Known| match (&known.hold, &known.arrivals) {
+            (Hold::Nothing(Some(reason)), _) | (_, Hold::Nothing(Some(reason))) => {
+                Some(format!("{}: {reason}", known.name))
+            }
             _ => None,
         };
         let refusals: Vec<String> = self.known.values().filter_map(refusal).collect();
         DevicesStatus {
             attach_point: if has_filter { "clsact/egress" } else { "tcx/egress" },
             refusals: (!refusals.is_empty()).then(|| refusals.join("; ")),
+            arrivals,
+        }
+    }
+}
+
+/// Hangs a program at a device.
+fn hang(program: BorrowedFd<'_>, mode: TrafficControl, index: u32, way: Way) -> Hold {
+    match sys::link_tcx(program, index, way) {
+        Ok(link) => Hold::Tcx { _link: link },
+        Err(error) if is_no_tcx(&error) => hang_filter(program, mode, index, way),
+        Err(error) => Hold::Nothing(Some(error.to_string())),
+    }
+}
+
+fn hang_filter(program: BorrowedFd<'_>, mode: TrafficControl, index: u32, way: Way) -> Hold {
+    if mode == TrafficControl::Trial {
+        return Hold::Clsact { _filter: None };
+    }
+    match Filter::attach(program, index, way) {
+        Ok(filter) => Hold::Clsact { _filter: Some(filter) },
+        Err(error) => {
+            let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+            Hold::Nothing(Some(format!("{error}{source}")))
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) enum Kind {
     FunctionExit,
     /// Every network device's way out: TCX, else clsact.
     DeviceEgress,
+    /// The way in where packets come into the network namespace, while there are tunnels.
+    DeviceIngress,
     /// The entry of a kernel function of the program's own name.
     Function,
     /// The iterator over the sockets' states.
@@ -122,6 +124,8 @@ const LINGER_FIELDS: &[Field] = &[
 
 /// The program of [`Kind::DeviceEgress`].
 pub(super) const TC_EGRESS: &str = "tc_egress";
+/// The program of [`Kind::DeviceIngress`].
+pub(super) const TC_INGRESS: &str = "tc_ingress";
 
 /// Every program, in the order in which they are attached: owners first, so that no packet is counted before its owner
 /// can be known.
@@ -355,6 +359,14 @@ pub(super) const HOOKS: &[Hook] = &[
         attach_point: "tcx/egress",
         lost_without: "flows of packet sockets' frames; the ledger shows them and forwarded packets as unknown",
         kind: Kind::DeviceEgress,
+        need: Need::Wanted,
+        fields: &[],
+    },
+    Hook {
+        program: TC_INGRESS,
+        attach_point: "tcx/ingress",
+        lost_without: "the ledger shows what arrives for tunnels as unknown",
+        kind: Kind::DeviceIngress,
         need: Need::Wanted,
         fields: &[],
     },

@@ -9,8 +9,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, Stats64},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Stats64},
 };
+use pktscope_common::knobs::tunnels;
 
 pub use super::netlink::NetlinkError;
 use super::{netlink::dump, offload};
@@ -34,6 +35,8 @@ pub struct Device {
     pub role: Role,
     /// Where its packets go.
     pub place: Place,
+    /// [`tunnels`] whose packets it takes, where it is up.
+    pub tunnels: u32,
     /// Whether its counters are of wire segments (see [`InterfaceReading::has_wire_segments`]).
     pub has_wire_segments: [bool; 2],
     /// IP-layer bytes sent and received since it came up.
@@ -156,7 +159,29 @@ fn to_device(link: &LinkMessage) -> Device {
         link_header_bytes: link_header_bytes(link),
         role,
         place,
+        tunnels: if link.header.flags.contains(LinkFlags::Up) { kind.map_or(0, taken_by) } else { 0 },
         bytes: ip_bytes(link),
+    }
+}
+
+/// What a tunnel's packets arrive as. Modules make tunnels of their own, which nobody uses and which are down.
+fn taken_by(kind: &InfoKind) -> u32 {
+    match kind {
+        InfoKind::Vxlan
+        | InfoKind::Geneve
+        | InfoKind::Wireguard
+        | InfoKind::BareUdp
+        | InfoKind::Amt
+        | InfoKind::Pfcp => tunnels::UDP,
+        InfoKind::IpIp | InfoKind::Ip6Tnl | InfoKind::SitTun => tunnels::IPIP | tunnels::IPV6,
+        InfoKind::GreTap
+        | InfoKind::GreTap6
+        | InfoKind::GreTun
+        | InfoKind::GreTun6
+        | InfoKind::ErSpan
+        | InfoKind::Ip6ErSpan => tunnels::GRE,
+        InfoKind::Vti | InfoKind::Vti6 | InfoKind::Xfrm => tunnels::ESP,
+        _ => 0,
     }
 }
 

@@ -13,15 +13,15 @@ use aya::{
 };
 use pktscope_common::{
     counters::{COUNTER_NAMES, Counter},
-    knobs::{features, settings},
+    knobs::{features, settings, tunnels},
     limits::{PEER_ENTRIES, RING_BYTES},
 };
 
 use super::{
     attach,
-    devices::Devices,
+    devices::{DevicePrograms, Devices},
     error::SensorError,
-    hooks::{HookStatus, TC_EGRESS},
+    hooks::{HookStatus, TC_EGRESS, TC_INGRESS},
     linger::Lingering,
     load::{self, KernelFacts},
     mtu::Mtus,
@@ -156,7 +156,11 @@ impl Sensor {
         let map_fds = map_fds(&ebpf);
         let attached = attach::attach(&mut ebpf, settings, facts, &folder)?;
         let devices = match attached.device_egress {
-            Some(program) => Some(Devices::new(program, settings.traffic_control, take(&mut ebpf, "DEVICES")?)),
+            Some(out) => {
+                let programs =
+                    DevicePrograms { out, arrivals: attached.device_ingress, known_tunnels: known_tunnels(&cgroup) };
+                Some(Devices::new(programs, settings.traffic_control, take(&mut ebpf, "DEVICES")?))
+            }
             None => None,
         };
         let sockets = take(&mut ebpf, "SOCKETS")?;
@@ -195,7 +199,11 @@ impl Sensor {
         let Some(devices) = &self.devices else { return };
         // A slot that is there cannot be refused.
         let _ = self.settings.set(settings::HAS_TUNNELS, u32::from(devices.has_tunnels()), 0);
+        let _ = self.settings.set(settings::TUNNELS, devices.tunnels(), 0);
         let status = devices.status();
+        if let Some(hook) = self.hooks.iter_mut().find(|hook| hook.program == TC_INGRESS) {
+            note_arrivals(hook, status.arrivals);
+        }
         if let Some(hook) = self.hooks.iter_mut().find(|hook| hook.program == TC_EGRESS) {
             hook.attach_point = status.attach_point;
             hook.is_attached = status.refusals.is_none();
@@ -327,6 +335,22 @@ impl Sensor {
     pub fn kernel_memory(&self) -> u64 {
         self.map_fds.iter().map(sys::memory_of).sum()
     }
+}
+
+/// What is looked at as it arrives only while there are tunnels, where it was loaded.
+fn note_arrivals(hook: &mut HookStatus, attach_point: Option<&'static str>) {
+    const NO_TUNNEL: &str = "not needed while there is no tunnel";
+    if !hook.is_attached && hook.reason.as_deref() != Some(NO_TUNNEL) {
+        return;
+    }
+    hook.is_attached = attach_point.is_some();
+    hook.reason = attach_point.is_none().then(|| NO_TUNNEL.into());
+    hook.attach_point = attach_point.unwrap_or(hook.attach_point);
+}
+
+/// Which tunnels' packets can be told from those of processes: datagrams only where every process's sockets have a state.
+fn known_tunnels(cgroup: &Path) -> u32 {
+    if cgroup_mount().as_deref() == Some(cgroup) { u32::MAX } else { !tunnels::UDP }
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SensorError> {

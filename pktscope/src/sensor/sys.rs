@@ -13,6 +13,7 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 /// Run before the programs that are there.
 const BPF_F_BEFORE: u32 = 1 << 3;
@@ -102,16 +103,28 @@ pub(super) fn link_iterator(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>
     bpf(BPF_LINK_CREATE, &mut attributes).map(own)
 }
 
-/// Attaches a program to what leaves by a device, before others: what they say of a packet may be the last word. Closing
-/// the link detaches it.
+/// Which of a device's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Those that leave by it.
+    Out,
+    /// Those that arrive by it.
+    In,
+}
+
+/// Attaches a program to a device, before others: what they say of a packet may be the last word. Closing the link
+/// detaches it.
 ///
 /// # Errors
 /// The system's; `EINVAL` below Linux 6.6.
-pub(super) fn link_tcx_egress(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
+pub(super) fn link_tcx(program: BorrowedFd<'_>, interface: u32, way: Way) -> io::Result<OwnedFd> {
     let mut attributes = TcxLinkCreate {
         prog_fd: program.as_raw_fd() as u32,
         interface,
-        attach_type: BPF_TCX_EGRESS,
+        attach_type: match way {
+            Way::Out => BPF_TCX_EGRESS,
+            Way::In => BPF_TCX_INGRESS,
+        },
         flags: BPF_F_BEFORE,
         relative_fd: 0,
         reserved: 0,

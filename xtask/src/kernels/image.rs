@@ -12,8 +12,8 @@ use super::{Kernel, archive::Archive};
 use crate::{command, workspace};
 
 /// What cloud kernels have as modules and the tests use, each after what it needs: virtual interfaces, socket
-/// diagnostics, the traffic control hooks of kernels without TCX, and tunnels.
-const MODULES: [&str; 12] = [
+/// diagnostics, the traffic control hooks of kernels without TCX, tunnels, and SCTP with the checksum it asks for.
+const MODULES: [&str; 22] = [
     "veth",
     "dummy",
     "inet_diag",
@@ -26,6 +26,16 @@ const MODULES: [&str; 12] = [
     "udp_tunnel",
     "ip6_udp_tunnel",
     "vxlan",
+    "ip_tunnel",
+    "tunnel4",
+    "ipip",
+    "gre",
+    "ip_gre",
+    "macvlan",
+    "ipvlan",
+    "crc32c_generic",
+    "libcrc32c",
+    "sctp",
 ];
 
 /// A kernel on disk.
@@ -56,12 +66,15 @@ impl Image {
         download(&archive, &version, &packages)?;
         unpack(&packages, &folder, busybox)?;
         fs::write(folder.join("version"), &version).context("failed to note a kernel's version")?;
+        fs::write(folder.join("modules"), MODULES.join(" ")).context("failed to note a kernel's modules")?;
         fs::remove_dir_all(&packages).context("failed to remove unpacked packages")?;
         Self::load(&folder).context("the packages hold no kernel")
     }
 
     fn load(folder: &Path) -> Option<Self> {
         let version = fs::read_to_string(folder.join("version")).ok()?;
+        // One that was unpacked for other tests may lack modules.
+        fs::read_to_string(folder.join("modules")).ok().filter(|names| *names == MODULES.join(" "))?;
         let kernel = folder.join("vmlinuz");
         let modules = MODULES.iter().map(|name| folder.join(format!("{name}.ko"))).filter(|path| path.is_file());
         kernel.is_file().then(|| Self { version, modules: modules.collect(), kernel })
