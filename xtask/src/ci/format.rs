@@ -29,7 +29,7 @@ pub fn clippy(toolchain: &Toolchain) -> Result<Outcome> {
         return Ok(skipped("clippy", &reason));
     }
     // `--all-targets` leaves out targets with `test = false`, so the end-to-end tests are named.
-    for targets in [["--workspace", "--all-targets"].as_slice(), &["--package", "pktscope-tests", "--test", "e2e"]] {
+    for targets in [["--workspace", "--all-targets"].as_slice(), &["--workspace", "--test", "e2e"]] {
         let mut cargo = toolchain.cargo("clippy")?;
         let outcome = watched("clippy", cargo.args(targets).args(["--", "--deny", "warnings"]))?;
         if outcome.is_failed() {
