@@ -1,10 +1,8 @@
 //! The agent's process: started, waited for, read, stopped.
 
 use std::{
-    collections::HashMap,
     ffi::OsStr,
     fs::{self, File},
-    io::{Read, Seek, SeekFrom},
     net::IpAddr,
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
@@ -17,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::{event::Event, namespace::Namespace, wait::wait_until};
+use crate::{event::Event, event_log::EventLog, namespace::Namespace, wait::wait_until};
 
 /// Loading and attaching every program, on a machine that is busy with other tests.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -308,7 +306,7 @@ impl Agent {
     pub fn flows_touching(&self, addr: IpAddr) -> Vec<Event> {
         let mut log = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         log.read_more();
-        log.flows.get(&addr).into_iter().flatten().map(|number| log.events[*number].clone()).collect()
+        log.flows_touching(addr)
     }
 
     /// Waits for the first event that `is_wanted`.
@@ -375,54 +373,5 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-/// What the line of a flow to the benchmark range contains.
-const FLOOD: &str = "\"198.18.";
-
-/// The events file, read as it grows.
-#[derive(Debug)]
-struct EventLog {
-    path: PathBuf,
-    read: u64,
-    partial: Vec<u8>,
-    events: Vec<Event>,
-    /// Whether flows of a flood are kept.
-    has_floods: bool,
-    /// By address, the numbers of the flow events that touch it.
-    flows: HashMap<IpAddr, Vec<usize>>,
-}
-
-impl EventLog {
-    fn new(path: PathBuf, has_floods: bool) -> Self {
-        Self { path, has_floods, read: 0, partial: Vec::new(), events: Vec::new(), flows: HashMap::new() }
-    }
-
-    fn add(&mut self, event: Event) {
-        let ends = [event.addr("source.ip"), event.addr("destination.ip")];
-        if event.is("flow") {
-            let ends = if ends[0] == ends[1] { &ends[..1] } else { &ends[..] };
-            ends.iter().flatten().for_each(|addr| self.flows.entry(*addr).or_default().push(self.events.len()));
-        }
-        self.events.push(event);
-    }
-
-    fn read_more(&mut self) {
-        let Ok(mut file) = File::open(&self.path) else { return };
-        let mut bytes = Vec::new();
-        let count = file.seek(SeekFrom::Start(self.read)).and_then(|_| file.read_to_end(&mut bytes));
-        self.read += count.unwrap_or_default() as u64;
-        self.partial.append(&mut bytes);
-        let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else { return };
-        let rest = self.partial.split_off(end + 1);
-        let lines = std::mem::replace(&mut self.partial, rest);
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let text = String::from_utf8_lossy(line);
-            if !self.has_floods && text.contains(FLOOD) {
-                continue;
-            }
-            self.add(Event::parse(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}")));
-        }
     }
 }

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bpf;
 pub mod cgroup;
 pub mod event;
+pub mod event_log;
 pub mod flow;
 pub mod machine;
 pub mod mmdb;

@@ -2,13 +2,17 @@
 //! dropped, and also when the test is killed.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{fd::AsRawFd, unix::process::CommandExt},
     path::PathBuf,
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -285,11 +289,16 @@ struct Subnet(u32);
 
 /// Subnets are 10.128.0.0/24 and on.
 const SUBNETS_START: u8 = 128;
+/// The first group of a subnet's IPv6 addresses, as fd50:0:0:1::/64.
+const PREFIX_V6: u16 = 0xfd50;
 
 impl Subnet {
     fn next() -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        Self(std::process::id().wrapping_mul(97).wrapping_add(MADE.fetch_add(1, Ordering::Relaxed)) % (96 * 256))
+        let number =
+            std::process::id().wrapping_mul(97).wrapping_add(MADE.fetch_add(1, Ordering::Relaxed)) % (96 * 256);
+        claimed().insert(number);
+        Self(number)
     }
 
     fn host(&self, number: u8, device: &str) -> Result<Host> {
@@ -298,9 +307,43 @@ impl Subnet {
             namespace: Namespace::new()?,
             device: device.into(),
             v4: Ipv4Addr::new(10, SUBNETS_START + high, low, number),
-            v6: Ipv6Addr::new(0xfd50, 0, 0, self.0 as u16, 0, 0, 0, number.into()),
+            v6: Ipv6Addr::new(PREFIX_V6, 0, 0, self.0 as u16, 0, 0, 0, number.into()),
         })
     }
+}
+
+/// The subnets that this process gave out.
+fn claimed() -> MutexGuard<'static, BTreeSet<u32>> {
+    static CLAIMED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+    CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An address of a subnet that counts as given out.
+#[cfg(test)]
+pub(crate) fn claimed_for_test() -> IpAddr {
+    claimed().insert(0);
+    Ipv4Addr::new(10, SUBNETS_START, 0, 1).into()
+}
+
+/// Whether a test of this process may use an address: of a [`Pair`]'s subnets, for documentation, or not routed.
+pub fn may_be_a_tests(addr: IpAddr) -> bool {
+    let subnet = match addr {
+        IpAddr::V4(addr) => match addr.octets() {
+            [10, high, low, _] if high >= SUBNETS_START => u32::from_be_bytes([0, 0, high - SUBNETS_START, low]),
+            _ => return !is_routed(addr),
+        },
+        IpAddr::V6(addr) => match addr.segments() {
+            [PREFIX_V6, 0, 0, subnet, ..] => subnet.into(),
+            segments => return segments[0] >> 13 != 0b001,
+        },
+    };
+    claimed().contains(&subnet)
+}
+
+/// Whether an address is one that the internet or a private network routes.
+fn is_routed(addr: Ipv4Addr) -> bool {
+    let is_local = addr.is_loopback() || addr.is_link_local() || addr.is_unspecified();
+    !(is_local || addr.is_multicast() || addr.is_broadcast() || addr.is_documentation())
 }
 
 /// Both ends have the same hardware address: with ARP off that is the address frames are sent to
