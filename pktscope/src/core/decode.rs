@@ -187,7 +187,9 @@ fn socket(mut reader: Reader<'_>, at: BootTime, is_closed: IsClosed) -> Result<R
     let mut report = report(&about, &tuple, &counts, [&user, &creator]);
     report.at = at;
     report.is_closed = is_closed == IsClosed::Yes;
-    [report.sent.payload_bytes, report.received.payload_bytes] = payload;
+    if report.transport == Transport::TCP {
+        [report.sent.payload_bytes, report.received.payload_bytes] = payload;
+    }
     report.tcp = (report.transport == Transport::TCP).then_some(TcpReport {
         state: tcp_state,
         is_established: flags & flags::ESTABLISHED != 0,
@@ -410,6 +412,9 @@ fn payload(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use pktscope_common::record::SocketRecord;
     use proptest::prelude::*;
 
     use super::*;
@@ -436,6 +441,32 @@ mod tests {
         let key = ProcessKey { pid: 42, started_at: BootTime(5) };
         let expected = Event::Exit(Exit { key, at: BootTime(77), status: 9 << 8 });
         assert_eq!(record(&exit_record()), Ok(Record::Event(expected)));
+    }
+
+    /// An IPv4 socket's end: two packets of 128 bytes sent, one of 60 received, and what TCP tells of its payload.
+    fn socket_record(protocol: u8) -> Vec<u8> {
+        let mut bytes = header(RecordKind::SocketEnd as u16, RECORD_VERSION, size_of::<SocketRecord>());
+        [100_u64, 1, 70, 256, 2, 60, 1, 0, 0].iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        for last in [1, 2] {
+            bytes.extend(Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets());
+        }
+        bytes.extend([0x9c, 0x40, 0x01, 0xbb, protocol, 0, 0, 0]);
+        bytes.extend([0; 48]);
+        [42_u64, 7].iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        bytes.resize(size_of::<SocketRecord>(), 0);
+        bytes
+    }
+
+    #[test]
+    fn payload_is_what_headers_of_one_size_leave_and_what_tcp_tells() {
+        for (protocol, expected) in [(17, [200, 32]), (1, [200, 32]), (6, [42, 7]), (253, [0, 0])] {
+            let Ok(Record::Event(Event::Socket(report))) = record(&socket_record(protocol)) else {
+                panic!("no socket of protocol {protocol}");
+            };
+            assert_eq!((report.sent.ip_bytes, report.sent.packets), (256, 2));
+            let payload = [report.sent.payload_bytes, report.received.payload_bytes];
+            assert_eq!(payload, expected, "protocol {protocol}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use crate::core::{
     event::{Opening, SocketReport, SocketScope},
     flow::{
-        Direction, EndReason, Endpoint, FlowId, FlowKey, FlowSettings, FlowSnapshot, Ownership, SocketOwner, Transport,
-        Volume, icmp_ports, icmp_question,
+        ConnState, Direction, EndReason, Endpoint, FlowId, FlowKey, FlowSettings, FlowSnapshot, Ownership, SocketOwner,
+        TcpSummary, Transport, Volume, icmp_ports, icmp_question,
         socket_tcp::{self, Histories, SocketTcp},
     },
     time::BootTime,
@@ -117,7 +117,6 @@ impl<U> LiveFlow<U> {
             Opening::Active => (self.local, self.remote, self.sent, self.received, Direction::Egress),
             Opening::Passive => (self.remote, self.local, self.received, self.sent, Direction::Ingress),
         };
-        let is_tcp = self.transport == Transport::TCP;
         FlowSnapshot {
             id,
             transport: self.transport,
@@ -131,7 +130,16 @@ impl<U> LiveFlow<U> {
             last_seen: self.last_seen,
             ended,
             ownership: self.ownership,
-            tcp: is_tcp.then(|| self.tcp.summary(self.opening, &self.sent, &self.received, histories)),
+            tcp: (self.transport == Transport::TCP).then(|| self.tcp_summary(histories)),
+        }
+    }
+
+    fn tcp_summary(&self, histories: &mut Histories) -> TcpSummary {
+        let summary = self.tcp.summary(self.opening, &self.sent, &self.received, histories);
+        match self.ownership {
+            // Without a socket the kernel has no connection, only answers to segments of which no hook told.
+            Ownership::Kernel => TcpSummary { conn_state: ConnState::OTH, ..summary },
+            Ownership::Socket(_) | Ownership::Capture => summary,
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{PARTS_PER_FLOW, Part, PartKey, SocketTracker, grown};
 use crate::core::{
     event::SocketReport,
-    flow::{FlowId, Volume},
+    flow::{FlowId, Method, UnknownReason, Volume},
     ledger::Growth,
 };
 
@@ -55,7 +55,8 @@ impl<U: Default> SocketTracker<U> {
             if !report.is_closed {
                 self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
             }
-            return Grown { is_held: !report.is_closed, ..whole };
+            let [sent, received] = [sent, received].map(|volume| counted_here(volume, report));
+            return Grown { sent, received, is_held: !report.is_closed, ..whole };
         };
         let segment_header_bytes =
             [0, 1].map(|way| report.segment_header_bytes[way].saturating_sub(part.segment_header_bytes[way]));
@@ -76,4 +77,16 @@ impl<U: Default> SocketTracker<U> {
             }
         }
     }
+}
+
+/// A first report's totals: a TCP socket that is older than the agent tells its payload since the connection began, of
+/// which the packets counted since can have carried so much at most.
+fn counted_here(volume: Volume, report: &SocketReport) -> Volume {
+    let is_older = report.method == Method::Snapshot || report.unknown == Some(UnknownReason::SocketOlderThanAgent);
+    if !is_older || report.tcp.is_none() {
+        return volume;
+    }
+    let headers = if report.local.addr.is_ipv4() { 40 } else { 60 };
+    let most = volume.ip_bytes.saturating_sub(volume.packets.saturating_mul(headers));
+    Volume { payload_bytes: volume.payload_bytes.min(most), ..volume }
 }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::{
     event::{Opening, Stamp, TcpReport},
-    flow::{Direction, Endpoint, FlowSnapshot, UnknownReason},
+    flow::{ConnState, Direction, Endpoint, FlowSnapshot, Method, UnknownReason},
     process::ProcessKey,
 };
 
@@ -220,6 +220,16 @@ fn a_second_connection_on_a_tuple_gets_only_its_own_handshake() {
     }
 }
 
+#[test]
+fn payload_of_before_the_agent_is_not_the_flows() {
+    let payload = |payload_bytes| Volume { payload_bytes, ..volume(5, 1000) };
+    let old = SocketReport { method: Method::Snapshot, sent: payload(60_000), ..report() };
+    let next = SocketReport { at: at(11), sent: Volume { payload_bytes: 60_100, ..volume(6, 1140) }, ..old.clone() };
+    let changes = run(&[old, SocketReport { is_closed: true, ..next }], at(100));
+    let told: Vec<_> = changes.iter().map(|(_, flow)| flow.sent.payload_bytes).collect();
+    assert_eq!(told.last(), Some(&900), "at most 800 bytes of the first five packets, then 100 more");
+}
+
 /// An ACK that the kernel sends for a connection whose socket is gone.
 fn kernels_ack() -> SocketReport {
     SocketReport {
@@ -248,6 +258,7 @@ fn the_last_ack_of_time_wait_is_the_connections_and_the_fin_it_answers_too() {
     let flow = &changes[0].1;
     assert_eq!((flow.ownership, flow.direction), (Ownership::Kernel, Direction::Ingress));
     assert_eq!(flow.source, report().remote);
+    assert_eq!(flow.tcp.as_ref().unwrap().conn_state, ConnState::OTH, "no connection of this host");
 }
 
 /// A FIN that comes again long after the connection's end was told, and the ACK that TIME-WAIT answers it with.
