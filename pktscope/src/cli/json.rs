@@ -169,7 +169,7 @@ fn process_extras(row: &ProcessRow) -> Pktscope<'_> {
             script: row.script_path.as_deref().map(|path| Script {
                 path: Some(path),
                 sha256: row.script_sha256.as_deref(),
-                hash_error: None,
+                ..Script::default()
             }),
             missing: row.missing.as_deref(),
             exit_signal: row

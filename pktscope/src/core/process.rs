@@ -159,6 +159,18 @@ pub struct Script {
     pub path: Arc<str>,
     /// Its hash, like an image's.
     pub hash: ImageHash,
+    /// Its owning package, which may be another than the interpreter's.
+    pub package: Option<Arc<Package>>,
+}
+
+impl Script {
+    /// What stands for a path where the code came with the call and no option led it in.
+    pub const INLINE: &str = "(inline)";
+
+    /// Whether it is a file, and not an option such as `-c` or `-m MODULE`.
+    pub fn is_file(&self) -> bool {
+        !self.path.starts_with('-') && &*self.path != Self::INLINE
+    }
 }
 
 /// What is known of a process; a changed fact makes a new value, shared by reference.
@@ -202,4 +214,14 @@ pub struct Process {
     pub missing: Option<Arc<str>>,
     /// Whether it is the agent itself.
     pub is_agent: bool,
+}
+
+impl Process {
+    /// The package that vouches for what runs: the script's where a script file runs, and never its interpreter's.
+    pub fn vouching_package(&self) -> Option<&Package> {
+        match self.script.as_deref() {
+            Some(script) if script.is_file() => script.package.as_deref(),
+            _ => self.package.as_deref(),
+        }
+    }
 }

@@ -23,7 +23,7 @@ use super::{
     container_image::ContainerImages,
     file::{OpenFile, open_folder},
     hash::Hasher,
-    image::{self, Found, Surroundings},
+    image::{self, Surroundings},
     package::{Layer, Packages, find_layer},
     procfs::{Proc, ProcessFolder},
     script::{self, FoundScript},
@@ -124,8 +124,8 @@ struct FileTask {
     facts: ProcessFacts,
     executable: Option<OpenFile>,
     script: Option<FoundScript>,
-    /// The container image's layer that has the executable.
-    layer: Option<Layer>,
+    /// The container image's layers that have the executable and the script.
+    layers: [Option<Layer>; 2],
 }
 
 /// Answers what can be answered without reading whole files.
@@ -239,7 +239,8 @@ impl Looker {
         let arguments = arguments(question, around.own);
         let executable = found.path.as_deref().unwrap_or(&question.filename);
         let script = script::find(executable, &question.filename, &arguments, &around);
-        let layer = layer(&found, around.own.or(around.parent));
+        let script_file = script.as_ref().and_then(|script| script.file.as_ref());
+        let layers = [found.file.as_ref(), script_file].map(|file| layer(file?, around.own.or(around.parent)));
         let facts = ProcessFacts {
             key: question.key,
             image: question.image,
@@ -250,7 +251,7 @@ impl Looker {
             missing: found.missing.as_deref().map(Arc::from),
             ..self.surroundings(question, own.as_ref())
         };
-        (facts.clone(), Some(FileTask { facts, executable: found.file, script, layer }))
+        (facts.clone(), Some(FileTask { facts, executable: found.file, script, layers }))
     }
 
     /// Facts that do not depend on the image.
@@ -282,8 +283,10 @@ impl Looker {
 }
 
 /// The layer that a container's file comes from, by its own mounts or by those of its parent.
-fn layer(found: &Found, process: Option<&ProcessFolder>) -> Option<Layer> {
-    let file = found.file.as_ref().filter(|file| !file.is_deleted && file.is_on_overlay())?;
+fn layer(file: &OpenFile, process: Option<&ProcessFolder>) -> Option<Layer> {
+    if file.is_deleted || !file.is_on_overlay() {
+        return None;
+    }
     find_layer(&process?.mounts().ok()?, image::host_root(), &file.path)
 }
 
@@ -317,7 +320,7 @@ fn command_line(arguments: &str) -> Option<Arc<str>> {
 
 impl FoundScript {
     fn facts(&self) -> Script {
-        Script { path: self.path.clone(), hash: self.hash.clone() }
+        Script { path: self.path.clone(), hash: self.hash.clone(), package: None }
     }
 }
 
@@ -345,15 +348,18 @@ impl FileReader {
             Some(file) => self.hash(file),
             None => ImageHash::Unreadable("the file that ran could not be found again".into()),
         };
-        let package = self.package(&task);
-        let script = task.script.map(|script| {
-            let hash = script.file.as_ref().map(|file| self.hash(file));
-            Arc::new(Script { path: script.path, hash: hash.unwrap_or(script.hash) })
-        });
-        let (package, failure) = match package {
+        let image = task.facts.container_image.as_ref();
+        let [image_layer, script_layer] = &task.layers;
+        let (package, failure) = match self.package(task.executable.as_ref(), image_layer.as_ref(), image) {
             Ok(package) => (package, None),
             Err(failure) => (None, Some(format!("package: {failure}"))),
         };
+        let script = task.script.map(|script| {
+            let hash = script.file.as_ref().map(|file| self.hash(file));
+            // The same databases: what is wrong with them was said of the image.
+            let package = self.package(script.file.as_ref(), script_layer.as_ref(), image).ok().flatten();
+            Arc::new(Script { path: script.path, hash: hash.unwrap_or(script.hash), package })
+        });
         ProcessFacts {
             key: task.facts.key,
             image: task.facts.image,
@@ -374,11 +380,15 @@ impl FileReader {
     }
 
     /// The host's package, else the layer of the container's image.
-    fn package(&mut self, task: &FileTask) -> Result<Option<Arc<Package>>, String> {
-        let Some(file) = &task.executable else { return Ok(None) };
+    fn package(
+        &mut self,
+        file: Option<&OpenFile>,
+        layer: Option<&Layer>,
+        image: Option<&Arc<str>>,
+    ) -> Result<Option<Arc<Package>>, String> {
+        let Some(file) = file else { return Ok(None) };
         let package = self.packages.find(file, &mut self.hasher)?;
-        let image = task.facts.container_image.as_ref();
-        Ok(package.or_else(|| task.layer.as_ref().map(|layer| Arc::new(of_image(layer, image)))))
+        Ok(package.or_else(|| layer.map(|layer| Arc::new(of_image(layer, image)))))
     }
 }
 

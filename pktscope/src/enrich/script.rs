@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{file::OpenFile, image::Surroundings, procfs::ProcessFolder};
 use crate::core::process::{
-    ImageHash, hexadecimal,
+    ImageHash, Script, hexadecimal,
     interpreter::{self, Program},
 };
 
@@ -35,7 +35,7 @@ pub fn find(executable: &str, filename: &str, arguments: &str, around: &Surround
             hash: ImageHash::Unreadable("a module, which the interpreter looks for by itself".into()),
         }),
         Some(Program::Inline { option, code }) => Some(FoundScript {
-            path: if option.is_empty() { "(inline)".into() } else { option.into() },
+            path: if option.is_empty() { Script::INLINE.into() } else { option.into() },
             file: None,
             hash: ImageHash::Sha256(hexadecimal(&Sha256::digest(code.as_bytes())).into()),
         }),

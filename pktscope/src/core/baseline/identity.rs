@@ -50,9 +50,20 @@ impl Location {
         }
     }
 
-    /// Where a process's image lives.
+    /// The same for a sentence.
+    pub fn phrase(self) -> &'static str {
+        match self {
+            Self::Packaged => "from a package",
+            Self::System => "in a system folder",
+            Self::Vendor => "in a vendor folder",
+            Self::Home => "in a user folder",
+            Self::Volatile => "in a volatile or hidden folder",
+        }
+    }
+
+    /// Where a process's image, or the script that it runs, lives.
     pub fn of(process: &Process) -> Self {
-        match process.package.as_deref().map(|package| package.is_unmodified) {
+        match process.vouching_package().map(|package| package.is_unmodified) {
             Some(Some(false)) => Self::Volatile,
             Some(_) => Self::Packaged,
             None => Self::of_path(process.script.as_deref().map_or(&process.executable, |script| &script.path)),
@@ -178,9 +189,11 @@ fn image_name(process: &Process) -> Option<&str> {
     Some(image[last_slash..].find(':').map_or(image, |colon| &image[..last_slash + colon]))
 }
 
-/// The hash that tells two versions of a program apart: the script's where there is one, else the image's.
+/// The hash that tells two versions of a program apart: the script's where it is a file, else the image's. Code on the
+/// command line is another with nearly every run, and no version of anything.
 pub fn identity_hash(process: &Process) -> &ImageHash {
-    process.script.as_deref().map_or(&process.hash, |script| &script.hash)
+    let script = process.script.as_deref().filter(|script| script.is_file());
+    script.map_or(&process.hash, |script| &script.hash)
 }
 
 #[cfg(test)]
@@ -222,7 +235,7 @@ mod tests {
 
     #[test]
     fn scripts_and_images_are_part_of_the_name_and_versions_are_not() {
-        let script = Script { path: "/srv/job.py".into(), hash: ImageHash::Pending };
+        let script = Script { path: "/srv/job.py".into(), hash: ImageHash::Pending, package: None };
         let scripted = Process { script: Some(Arc::new(script)), ..process("/usr/bin/python3.11") };
         assert_eq!(&*program_name(&scripted), "/usr/bin/python3.11 /srv/job.py");
         let contained = |image: &str| Process { container_image: Some(image.into()), ..process("/app") };

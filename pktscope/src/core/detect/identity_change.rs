@@ -32,7 +32,7 @@ use crate::core::{
 /// Changes waited for at most; a further one is reported at once.
 const MAX_PENDING: usize = 1_024;
 /// Words of a hash error that say the process was gone, not that somebody hid its image.
-const GONE: [&str; 3] = ["ended", "gone", "recording"];
+const GONE: [&str; 4] = ["ended", "gone", "found again", "recording"];
 
 /// A change that may turn out to be part of an update.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl IdentityChange {
         settings: &DetectionSettings,
     ) -> Verdict {
         let rules = &settings.identity;
-        let is_vouched = Location::of(sight.process).suspicion() == 0 && sight.process.package.is_none();
+        let is_vouched = Location::of(sight.process).suspicion() == 0 && sight.process.vouching_package().is_none();
         let is_near = |at: Option<Steady>| at.is_some_and(|at| sight.now.since(at) <= rules.update_window);
         let is_updated = self.updated.contains(&sight.program);
         if is_vouched
@@ -141,7 +141,7 @@ impl IdentityChange {
 /// Whether a package, or a newer image of a container, accounts for a new hash.
 fn is_package_upgrade(row: &ProgramRow, process: &Process) -> bool {
     let Some((owner, version)) = package_of(process) else { return false };
-    match process.package.as_deref().and_then(|package| package.is_unmodified) {
+    match process.vouching_package().and_then(|package| package.is_unmodified) {
         Some(is_unmodified) => is_unmodified,
         None => row.package.as_ref().is_some_and(|(known, was)| *known == owner && *was != version),
     }
@@ -158,10 +158,12 @@ fn about(sight: &ProgramSight<'_>, severity: Severity) -> Finding {
 fn changed(sight: &ProgramSight<'_>, row: &ProgramRow, hash: &Arc<str>, normal: &Baseline) -> Finding {
     let name = program_words(normal, sight.program);
     let old = row.images.last().cloned().unwrap_or_default();
-    let since = row.first_seen.date();
+    // A program that was never seen on the network has no day of its own yet.
+    let is_known = row.first_seen != Steady::default();
+    let since = if is_known { row.first_seen } else { sight.now }.date();
     let finding = Finding { subject: hash.to_string(), is_stranger: true, ..about(sight, Severity::Critical) };
     let package = package_of(sight.process);
-    let is_modified = sight.process.package.as_deref().is_some_and(|package| package.is_unmodified == Some(false));
+    let is_modified = sight.process.vouching_package().is_some_and(|package| package.is_unmodified == Some(false));
     finding
         .say(format!(
             "{name} runs another image than the one known since {since}, and no package or update explains it"

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::core::{
     alert::{RuleId, Severity},
-    baseline::{Baseline, ProgramId, Steady},
+    baseline::{Baseline, Location, ProgramId, Steady},
 };
 
 /// Programs waited for at most; a further one is judged at its first question.
@@ -96,15 +96,19 @@ fn judge(sight: &Sight<'_>, normal: &Baseline, settings: &DetectionSettings) -> 
     if is_wide && suspicion < settings.novelty.first_egress_suspicion {
         return Verdict::Normal;
     }
-    let place = normal.program(sight.actor.program).map(|program| program.location.word()).unwrap_or_default();
+    let place = normal.program(sight.actor.program).map(|program| program.location);
     let name = program_words(normal, sight.actor.program);
     let mut finding = Finding::about(RuleId::NewProcessEgress, Severity::Warning, sight);
     finding.subject = String::new();
-    let message = format!("{name} (in a {place}) made its first egress, to {}", destination_words(flow));
+    let message = format!(
+        "{name} ({}) made its first egress, to {}",
+        place.map(Location::phrase).unwrap_or_default(),
+        destination_words(flow)
+    );
     let finding = finding
         .say(message)
         .text("destination", sight.destination.name.clone())
-        .text("place", place)
+        .text("place", place.map(Location::word).unwrap_or_default())
         .number("suspicion", u64::from(suspicion))
         .flag("is_baseline_wide", is_wide)
         .list(

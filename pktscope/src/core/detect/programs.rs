@@ -171,9 +171,9 @@ pub(super) fn sha256(process: &Process) -> Option<&Arc<str>> {
     }
 }
 
-/// Owner and version of an image: its package, else its container's image.
+/// Owner and version of an image, or of the script that runs: its package, else its container's image.
 pub(super) fn package_of(process: &Process) -> Option<(Arc<str>, Arc<str>)> {
-    if let Some(package) = &process.package {
+    if let Some(package) = process.vouching_package() {
         return Some((format!("{}:{}", package.manager, package.name).into(), package.version.clone()));
     }
     process.container_image.as_ref().map(|image| ("image".into(), image.clone()))

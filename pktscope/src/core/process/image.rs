@@ -132,7 +132,8 @@ fn replace<T>(known: &mut Option<T>, later: Option<T>) {
 fn later_script(known: Option<&Arc<Script>>, later: &Arc<Script>) -> Arc<Script> {
     match known {
         Some(known) if known.path == later.path => {
-            Arc::new(Script { path: later.path.clone(), hash: known.hash.updated(&later.hash) })
+            let package = later.package.clone().or_else(|| known.package.clone());
+            Arc::new(Script { path: later.path.clone(), hash: known.hash.updated(&later.hash), package })
         }
         _ => later.clone(),
     }

@@ -722,7 +722,8 @@ mod tests {
         let mut bench = Bench::new(ProcessLimits::default());
         bench.exec(child, key(10, 5), "/usr/bin/python3", &["python3", "/x.py"]);
         let known = ImageHash::Sha256("ab".into());
-        let script = |hash: &ImageHash| Some(Arc::new(Script { path: "/x.py".into(), hash: hash.clone() }));
+        let script =
+            |hash: &ImageHash| Some(Arc::new(Script { path: "/x.py".into(), hash: hash.clone(), package: None }));
         let (hash, user) = (Some(known.clone()), Some("ann".into()));
         let full = ProcessFacts { hash, user, script: script(&known), ..facts(child, 1, "/usr/bin/python3.11") };
         bench.answer(&full);

@@ -223,6 +223,9 @@ struct ScriptPart<'a> {
     sha256: Text<'a>,
     #[serde(borrow)]
     hash_error: Text<'a>,
+    #[serde(borrow)]
+    package: Option<PackagePart<'a>>,
+    package_is_unmodified: Option<bool>,
 }
 
 #[derive(Deserialize)]

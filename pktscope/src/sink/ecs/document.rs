@@ -249,7 +249,13 @@ optional! {
 }
 
 optional! {
-    pub(crate) struct Script<'a> { path: &'a str, sha256: &'a str, hash_error: &'a str, }
+    pub(crate) struct Script<'a> {
+        path: &'a str,
+        sha256: &'a str,
+        hash_error: &'a str,
+        package: Package<'a>,
+        package_is_unmodified: bool,
+    }
 }
 
 optional! {

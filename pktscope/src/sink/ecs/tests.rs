@@ -231,7 +231,7 @@ fn a_process_starts_and_ends_with_its_exit_code() {
 
 #[test]
 fn a_process_whose_image_cannot_be_read_says_why() {
-    let script = Script { path: "/opt/job.py".into(), hash: ImageHash::Sha256("cd34".into()) };
+    let script = Script { path: "/opt/job.py".into(), hash: ImageHash::Sha256("cd34".into()), package: None };
     let process = Process {
         hash: ImageHash::Unreadable("permission denied".into()),
         script: Some(Arc::new(script)),

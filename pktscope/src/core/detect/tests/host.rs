@@ -76,7 +76,7 @@ pub fn packaged(executable: &str, version: &str, is_unmodified: bool) -> Arc<Pro
 }
 
 pub fn script(interpreter: &str, path: &str) -> Arc<Process> {
-    let script = Script { path: path.into(), hash: ImageHash::Sha256(path.into()) };
+    let script = Script { path: path.into(), hash: ImageHash::Sha256(path.into()), package: None };
     Arc::new(Process { script: Some(Arc::new(script)), ..process(interpreter) })
 }
 

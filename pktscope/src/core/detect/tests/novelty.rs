@@ -7,7 +7,7 @@ use crate::core::{
     alert::{RuleId, Severity},
     baseline::BaselineRow,
     detect::{DetectionInput, persist::Closing},
-    process::{ImageHash, Process},
+    process::{ImageHash, Package, Process, Script},
 };
 
 const AGENT: &str = "/usr/sbin/agentd";
@@ -226,6 +226,49 @@ fn a_process_that_ended_before_it_was_hashed_is_no_swap() {
     let mut host = host();
     host.connect(by(with_hash(AGENT, ImageHash::Unreadable("process ended first".into()))).named("home.example.org"));
     assert!(host.alerts.is_empty());
+}
+
+#[test]
+fn a_file_that_was_gone_before_it_was_hashed_is_no_swap() {
+    let mut host = host();
+    let gone = ImageHash::Unreadable("the file that ran could not be found again".into());
+    host.connect(by(with_hash(AGENT, gone)).named("home.example.org"));
+    assert!(host.alerts.is_empty(), "{:?}", host.alerts);
+}
+
+#[test]
+fn code_on_the_command_line_is_another_each_time_and_no_swap() {
+    let python = "/usr/bin/python3.11";
+    let inline = |code: &str| {
+        let script = Script { path: "-c".into(), hash: ImageHash::Sha256(code.into()), package: None };
+        by(Arc::new(Process { script: Some(Arc::new(script)), ..process(python) })).named("home.example.org")
+    };
+    let mut host = Host::learned(|host| host.connect(inline("first")));
+    ["second", "third"].into_iter().for_each(|code| host.connect(inline(code)));
+    assert!(host.alerts.is_empty(), "{:?}", host.alerts);
+}
+
+#[test]
+fn a_packaged_interpreter_vouches_for_no_script() {
+    let run = |path: &str, content: &str, own: Option<&str>| {
+        let packaged = packaged("/usr/bin/python3.11", "3.11.2", true);
+        let own =
+            own.map(|version| Package { version: version.into(), ..(**packaged.package.as_ref().unwrap()).clone() });
+        let script = Script { path: path.into(), hash: ImageHash::Sha256(content.into()), package: own.map(Arc::new) };
+        by(Arc::new(Process { script: Some(Arc::new(script)), ..(*packaged).clone() })).named("home.example.org")
+    };
+    let mut host = Host::learned(|host| {
+        (0..20).for_each(|number| host.connect(from(&format!("/usr/bin/learned-{number}")).named("home.example.org")));
+        host.connect(run("/srv/job.py", "as written", None));
+        host.connect(run("/usr/bin/tool", "1.0", Some("1.0")));
+    });
+    host.connect(run("/usr/bin/tool", "1.1", Some("1.1")));
+    assert!(host.alerts.is_empty(), "the script's own package explains it: {:?}", host.alerts);
+    host.connect(run("/srv/job.py", "as changed", None));
+    assert_eq!(host.rules(), [RuleId::IdentityChange]);
+    host.connect(run("/tmp/stage.py", "new", None));
+    assert_eq!(host.rules(), [RuleId::IdentityChange, RuleId::NewProcessEgress]);
+    assert!(host.alerts[1].message.contains("(in a volatile or hidden folder)"), "{}", host.alerts[1].message);
 }
 
 #[test]

@@ -121,6 +121,7 @@ impl ScriptPart<'_> {
             (None, Some(reason)) => ImageHash::Unreadable(reason.as_ref().into()),
             (None, None) => ImageHash::Pending,
         };
-        Some(Arc::new(Script { path: self.path.as_deref()?.into(), hash }))
+        let package = self.package.as_ref().and_then(|package| package.package(self.package_is_unmodified));
+        Some(Arc::new(Script { path: self.path.as_deref()?.into(), hash, package }))
     }
 }
