@@ -90,7 +90,7 @@ pub mod features {
     pub const MPTCP: u64 = 1 << 2;
     /// Payload is inspected for server names and DNS.
     pub const PAYLOAD: u64 = 1 << 3;
-    /// `bpf_get_netns_cookie` in `cgroup_skb` programs.
+    /// `bpf_get_netns_cookie` in `cgroup_skb` programs: of packets of the kernel's own sockets nothing else tells.
     pub const SKB_NETNS: u64 = 1 << 4;
     /// Tracing programs cannot reach a socket's state: below 5.11.
     pub const NO_TRACING_STORAGE: u64 = 1 << 5;

@@ -9,7 +9,7 @@
 
 use pktscope_common::{
     counters::Counter,
-    knobs::Field,
+    knobs::{Field, features},
     record::{LingerRecord, RecordKind},
     state::{Counts, PeerKey, Tuple, flags},
 };
@@ -34,16 +34,13 @@ pub fn dropped(skb: Kernel, sk: Kernel) {
     if skb.is_null() || sk.is_null() || kernel::read::<u8>(sk, Field::SockState) != TCP_TIME_WAIT {
         return;
     }
-    let mut key: PeerKey = kernel::zeroed();
-    read_tuple(&mut key.tuple, sk);
-    received(skb, &key);
+    received(skb, &key_of(sk));
 }
 
 /// TIME_WAIT takes in a packet, where nothing tells of its being dropped. Only IPv6: of IPv4 the answer is seen.
 #[inline(always)]
 pub fn taken_in(skb: Kernel, sk: Kernel) {
-    let mut key: PeerKey = kernel::zeroed();
-    read_tuple(&mut key.tuple, sk);
+    let key = key_of(sk);
     if header::is_v6(&key.tuple) {
         received(skb, &key);
     }
@@ -105,6 +102,19 @@ fn segment(skb: Kernel) -> Segment {
 #[inline(always)]
 fn control<T: Copy>(skb: Kernel, field: Field) -> T {
     kernel::read(kernel::field_at(skb, Field::SkbControl), field)
+}
+
+/// Where the place of a connection is that TIME_WAIT holds ([`peer::expect_lingering`]).
+#[inline(always)]
+fn key_of(sk: Kernel) -> PeerKey {
+    let mut key: PeerKey = kernel::zeroed();
+    read_tuple(&mut key.tuple, sk);
+    if kernel::has_feature(features::SKB_NETNS)
+        && let Some(net) = kernel::follow(sk, Field::SockNet)
+    {
+        key.netns = kernel::read(net, Field::NetCookie);
+    }
+    key
 }
 
 /// Both ends of a socket, as packets show them.

@@ -9,7 +9,7 @@ use core::{
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_mptcp_sock},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skc_to_mptcp_sock},
 };
 use pktscope_common::{
     counters::Counter,
@@ -285,7 +285,10 @@ fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState)
     let known = if state.is_null() { new_state(sk, &key.tuple) } else { state };
     // SAFETY: a socket's state, which the verifier knows.
     let state = unsafe { known.as_mut() };
-    key.netns = state.as_ref().map_or(0, |state| state.netns);
+    key.netns = match &state {
+        Some(state) => state.netns,
+        None => netns_of(skb),
+    };
     let size = size::<W>(skb, layout, key.tuple.protocol, key.netns);
     let place = match state {
         Some(state) => place::<W>(skb, sk, state, &mut key, size),
@@ -305,6 +308,16 @@ fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState)
     {
         close::counted_late(sk, state);
     }
+}
+
+/// Cookie of a packet's network namespace, where a packet can be asked for it; else 0.
+#[inline(always)]
+fn netns_of(skb: *mut __sk_buff) -> u64 {
+    if !kernel::has_feature(features::SKB_NETNS) {
+        return 0;
+    }
+    // SAFETY: the helper takes the context.
+    unsafe { bpf_get_netns_cookie(skb.cast()) }
 }
 
 /// Finds a packet's place.

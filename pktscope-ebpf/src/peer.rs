@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use pktscope_common::{
     counters::Counter,
+    knobs::features,
     record::{LingerRecord, RecordKind},
     state::{Counts, PeerKey, PeerState, SocketState, flags},
 };
@@ -181,6 +182,10 @@ fn lingered(key: &PeerKey, peer: &PeerState, size: Size) {
 pub fn expect_lingering(state: &SocketState) -> bool {
     let mut key: PeerKey = kernel::zeroed();
     key.tuple = state.tuple;
+    // As the packet will be asked for it.
+    if kernel::has_feature(features::SKB_NETNS) {
+        key.netns = state.netns;
+    }
     clear_icmp(&mut key);
     let mut place: PeerState = kernel::zeroed();
     place.flags = flags::LINGERS;

@@ -6,7 +6,7 @@ use pktscope_tests::{
     agent::{Agent, AgentOptions},
     event::Event,
     flow::DEADLINE,
-    machine::missing_privilege,
+    machine::{missing_privilege, older_than},
     namespace::{Namespace, Pair},
     server::{RawServer, TcpServer, UdpServer},
     skip_if,
@@ -106,6 +106,28 @@ fn replies_of_the_kernel_are_the_kernel_s() {
     assert_eq!((tx.kernel, tx.attributed, tx.unknown), (counted.sent_bytes, 0, 0), "{tx:?}");
     // What it answers reached no process either, whether or not a socket of its own took it.
     assert_eq!((rx.attributed, rx.forwarded, rx.explained() + rx.unknown), (0, 0, counted.received_bytes), "{rx:?}");
+}
+
+#[test]
+fn what_the_kernel_sends_in_another_namespace_with_the_same_addresses_is_not_in_the_ledger() {
+    skip_if!(missing_privilege());
+    // Before, packets of the kernel's own sockets cannot be asked for their namespace (net/core/filter.c,
+    // cg_skb_func_proto).
+    skip_if!(older_than(6, 15));
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    let twin = pair.twin().unwrap();
+    let echo = |pair: &Pair| {
+        let run = format!("ping --to {} --raw --count 7", pair.near.v4);
+        Traffic::new(&pair.far.namespace, &run).run().unwrap();
+    };
+    echo(&twin);
+    echo(&pair);
+    let (tx, _) = settle(&agent, &pair);
+    assert_eq!(twin.near.counters(), pair.near.counters());
+    assert_eq!((tx.interface, tx.kernel), (pair.near.counters().sent_bytes, pair.near.counters().sent_bytes), "{tx:?}");
+    let twice = |event: &Event| event.number("pktscope.ledger.tx.counted_twice_bytes");
+    assert_eq!(agent.events(|event| event.is("ledger")).iter().map(twice).sum::<u64>(), 0);
 }
 
 #[test]

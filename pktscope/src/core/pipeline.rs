@@ -266,7 +266,8 @@ impl Pipeline {
         self.complete_changes(now, effects);
     }
 
-    /// Whether a report is of the agent's network namespace. Of the kernel's own sockets only their addresses tell.
+    /// Whether a report is of the agent's network namespace. Of the kernel's own sockets only their addresses tell where
+    /// their packets cannot be asked.
     fn is_in_ledger(&self, report: &SocketReport) -> bool {
         match report.netns {
             0 if report.scope == SocketScope::Kernel => self.own_addresses.contains(&report.local.addr),

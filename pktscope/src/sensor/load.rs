@@ -6,7 +6,12 @@ use std::{
     path::Path,
 };
 
-use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::MapError,
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use pktscope_common::knobs::features;
 
 use super::{btf::KernelTypes, error::SensorError, session::SensorSettings, sys};
@@ -54,6 +59,10 @@ impl KernelFacts {
         }
         if settings.inspect_payload {
             bits |= features::PAYLOAD;
+        }
+        // Whoever may not load programs is told so where the first is refused.
+        if is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_netns_cookie).unwrap_or(false) {
+            bits |= features::SKB_NETNS;
         }
         let netns = UnixDatagram::unbound().and_then(|socket| sys::netns_cookie(socket.as_raw_fd())).unwrap_or(0);
         Ok(Self { offsets: types.offsets(), features: bits, netns, is_storage_iterable: is_storage_iterable(&types) })

@@ -44,6 +44,7 @@ const LEAST_ROOM: usize = 1_024;
 /// What the kernel counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct PartKey {
+    /// The socket's cookie; of the kernel's own sockets, which share none, the network namespace's.
     cookie: u64,
     scope: Scope,
     key: FlowKey,
@@ -163,11 +164,11 @@ impl<U: Default> SocketTracker<U> {
     /// The flow that a packet belongs to, and the caller's state of it; `None` before its socket's first report.
     pub fn find_mut(&mut self, flow: &FlowRef) -> Option<(FlowId, &mut U)> {
         let (key, _) = FlowKey::of_endpoints(flow.transport, flow.source, flow.destination);
-        let by_part = [Scope::Primary, Scope::Peer].into_iter().find_map(|scope| {
+        // By the socket alone: another network namespace may have a flow between the same ends.
+        let id = [Scope::Primary, Scope::Peer].into_iter().find_map(|scope| {
             let part = self.parts.get(&PartKey { cookie: flow.cookie, scope, key })?;
             part.flow.filter(|id| self.flows.contains_key(id))
-        });
-        let id = by_part.or_else(|| self.tuples.get(&(0, key)).copied())?;
+        })?;
         self.flows.get_mut(&id).map(|live| (id, &mut live.user))
     }
 
@@ -187,7 +188,8 @@ impl<U: Default> SocketTracker<U> {
     /// Takes one report; gives what it added, each byte once.
     pub fn report(&mut self, report: &SocketReport, observer: &mut impl Observer<U>) -> Counted {
         self.now = self.now.max(report.at);
-        let part_key = PartKey { cookie: report.cookie, scope: report.scope.into(), key: key_of(report) };
+        let cookie = if report.scope == SocketScope::Kernel { report.netns } else { report.cookie };
+        let part_key = PartKey { cookie, scope: report.scope.into(), key: key_of(report) };
         if !report.is_closed && !self.has_room_for(&part_key) {
             self.statistics.reports_refused += 1;
             return Counted::default();

@@ -379,6 +379,31 @@ fn both_ends_of_a_loopback_connection_are_flows_of_their_own() {
 }
 
 #[test]
+fn what_the_kernel_sends_in_two_network_namespaces_is_two_flows() {
+    let kernel = |netns| SocketReport {
+        cookie: 0,
+        netns,
+        scope: SocketScope::Kernel,
+        user: None,
+        creator: None,
+        ..udp_report()
+    };
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    let grown = [1, 2].map(|netns| tracker.report(&kernel(netns), &mut changes).growth.wire_bytes);
+    assert_eq!(grown[0], grown[1]);
+    assert_eq!(tracker.len(), 2);
+}
+
+#[test]
+fn a_name_does_not_find_the_same_ends_of_another_network_namespace() {
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    tracker.report(&SocketReport { netns: 0, ..udp_report() }, &mut changes);
+    let (source, destination) = (udp_report().local, udp_report().remote);
+    let flow = FlowRef { cookie: 7, transport: Transport::UDP, source, destination };
+    assert!(tracker.find_mut(&flow).is_none());
+}
+
+#[test]
 fn names_find_their_flow_by_either_direction() {
     let (mut tracker, mut changes) = (tracker(), Changes::new());
     tracker.report(&udp_report(), &mut changes);
