@@ -240,9 +240,11 @@ impl<'a> Session<'a> {
 
     /// Takes an event at its time, after the seconds before it: the live run went on judging while nothing came.
     fn take_recorded(&mut self, event: Event, at: Moment) {
-        let last = at.wall.seconds();
-        let first = self.now.wall.seconds().saturating_add(1).max(last.saturating_sub(LONGEST_SILENCE_SECONDS));
-        (first..last).for_each(|second| self.pass_time_to(start_of(second)));
+        let (now, last) = (self.now.wall.seconds(), at.wall.seconds());
+        if self.now != Moment::default() {
+            let first = now.saturating_add(1).max(last.saturating_sub(LONGEST_SILENCE_SECONDS));
+            (first..last).for_each(|second| self.pass_time_to(start_of(second)));
+        }
         self.pass_time_to(at);
         self.pipeline.step(event, self.now, &mut self.effects);
         self.hand_out();
