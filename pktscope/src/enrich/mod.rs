@@ -10,7 +10,7 @@ mod file;
 pub mod geoip;
 mod hash;
 mod image;
-mod package;
+pub mod package;
 pub mod procfs;
 mod script;
 mod seen;

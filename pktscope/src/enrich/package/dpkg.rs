@@ -5,12 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ahash::RandomState;
-
-use super::owner::{Checksum, DatabaseStamp, Owner, aliases, stamp_of};
-
-/// Files that the index holds, 8 bytes each; a full desktop has about half a million.
-const MAX_FILES: usize = 4 << 20;
+use super::{
+    owner::{Checksum, DatabaseStamp, Owner, aliases, stamp_of},
+    paths::PathIndex,
+};
 
 /// The largest file of the database that is read, in bytes; `status` of a full desktop is about 5 MiB.
 const MAX_READ_BYTES: u64 = 64 << 20;
@@ -21,14 +19,12 @@ pub(super) struct Dpkg {
     index: Option<Index>,
 }
 
-/// Hashes of paths, and which package's list has them: about 1 MiB for 130,000 files. A hit is checked in the list.
+/// Which package's list has a path.
 struct Index {
     stamp: DatabaseStamp,
     /// Names of lists without `.list`: `NAME` or `NAME:ARCHITECTURE`.
     packages: Vec<Box<str>>,
-    /// Hash of the path, index into `packages`; sorted.
-    files: Vec<(u32, u32)>,
-    hasher: RandomState,
+    files: PathIndex,
 }
 
 impl Dpkg {
@@ -104,47 +100,33 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 
 impl Index {
     fn read(info: &Path, stamp: DatabaseStamp) -> io::Result<Self> {
-        let hasher = RandomState::with_seeds(1, 2, 3, 4);
-        let mut index = Self { stamp, packages: Vec::new(), files: Vec::new(), hasher };
+        let (mut packages, mut files) = (Vec::new(), PathIndex::default());
         for entry in fs::read_dir(info)? {
             let name = entry?.file_name();
             if let Some(package) = name.to_str().and_then(|name| name.strip_suffix(".list")) {
-                index.add(package, &read_bounded(&info.join(&name))?);
+                add(&mut files, &read_bounded(&info.join(&name))?, u32::try_from(packages.len()).unwrap_or(u32::MAX));
+                packages.push(package.into());
             }
         }
-        if MAX_FILES <= index.files.len() {
-            tracing::warn!(limit = MAX_FILES, "dpkg knows more files than are indexed: some have no package");
-        }
-        index.files.sort_unstable();
-        index.files.shrink_to_fit();
-        Ok(index)
-    }
-
-    fn add(&mut self, package: &str, list: &str) {
-        let number = u32::try_from(self.packages.len()).unwrap_or(u32::MAX);
-        self.packages.push(package.into());
-        let mut lines = list.lines().peekable();
-        while let Some(path) = lines.next() {
-            // A folder stands right before what lies in it.
-            let is_folder =
-                lines.peek().is_some_and(|next| next.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')));
-            if !is_folder && self.files.len() < MAX_FILES {
-                self.files.push((self.hash(path), number));
-            }
-        }
+        Ok(Self { stamp, packages, files: files.seal("dpkg") })
     }
 
     /// Packages that may have a file, in the order of their lists.
     fn find(&self, path: &str) -> Vec<&str> {
-        let hash = self.hash(path);
-        let start = self.files.partition_point(|(other, _)| *other < hash);
-        let hits = self.files[start..].iter().take_while(|(other, _)| *other == hash);
-        hits.filter_map(|(_, package)| self.packages.get(*package as usize).map(AsRef::as_ref)).collect()
+        let hits = self.files.find(path.as_bytes());
+        hits.filter_map(|package| self.packages.get(package as usize).map(AsRef::as_ref)).collect()
     }
+}
 
-    fn hash(&self, path: &str) -> u32 {
-        // Half the bits are enough to find the list in which the path is then looked for.
-        (self.hasher.hash_one(path) >> 32) as u32
+fn add(files: &mut PathIndex, list: &str, package: u32) {
+    let mut lines = list.lines().peekable();
+    while let Some(path) = lines.next() {
+        // A folder stands right before what lies in it.
+        let is_folder =
+            lines.peek().is_some_and(|next| next.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')));
+        if !is_folder {
+            files.add(path.as_bytes(), package);
+        }
     }
 }
 

@@ -7,10 +7,12 @@ mod apk;
 mod dpkg;
 mod layer;
 mod owner;
+mod paths;
 mod rpm;
 
 pub use layer::{Layer, find_layer};
-pub use owner::Packages;
+pub use owner::{Checksum, Owner, Packages};
+pub use rpm::OlderDatabase;
 
 #[cfg(doc)]
 use crate::core::process::Package;

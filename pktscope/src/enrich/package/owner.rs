@@ -13,7 +13,7 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 
-use super::{apk, dpkg::Dpkg, rpm};
+use super::{apk, dpkg::Dpkg, rpm::Rpm};
 use crate::{
     core::process::{FileId, Package, hexadecimal},
     enrich::{
@@ -31,18 +31,25 @@ const MERGED: [&str; 6] = ["/bin/", "/sbin/", "/lib/", "/lib32/", "/lib64/", "/l
 
 /// What a package manager says of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
+pub struct Owner {
+    /// The package's name.
     pub name: String,
+    /// Its version as the manager writes it, with epoch and release.
     pub version: String,
+    /// What the file's content was, where the manager says it.
     pub checksum: Option<Checksum>,
 }
 
 /// A checksum of a whole file, lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Checksum {
+pub enum Checksum {
+    /// MD5.
     Md5(String),
+    /// SHA-1.
     Sha1(String),
+    /// SHA-256.
     Sha256(String),
+    /// SHA-512.
     Sha512(String),
 }
 
@@ -77,6 +84,7 @@ pub struct Packages {
     root: PathBuf,
     root_folder: OwnedFd,
     dpkg: Dpkg,
+    rpm: Rpm,
     databases: [DatabaseStamp; 3],
     known: LruCache<(FileId, i128, u64), Option<Arc<Package>>>,
 }
@@ -91,6 +99,7 @@ impl Packages {
             root: root.to_owned(),
             root_folder: open_folder(root)?,
             dpkg: Dpkg::new(root),
+            rpm: Rpm::new(root),
             databases: [None; 3],
             known: LruCache::new(MAX_KNOWN),
         })
@@ -129,7 +138,7 @@ impl Packages {
         if let Some(owner) = apk::owner(&self.root, path).map_err(|error| format!("the apk database: {error}"))? {
             return Ok(Some(("apk", owner)));
         }
-        let owner = rpm::owner(&self.root, path).map_err(|error| format!("the rpm database: {error}"))?;
+        let owner = self.rpm.owner(path).map_err(|error| format!("the rpm database: {error}"))?;
         Ok(owner.map(|owner| ("rpm", owner)))
     }
 
@@ -144,7 +153,7 @@ impl Packages {
 
     /// Forgets what was read from a database that has changed.
     fn reload(&mut self) {
-        let databases = [self.dpkg.stamp(), apk::stamp(&self.root), rpm::stamp(&self.root)];
+        let databases = [self.dpkg.stamp(), apk::stamp(&self.root), self.rpm.stamp()];
         if self.databases != databases {
             self.databases = databases;
             self.known.clear();
