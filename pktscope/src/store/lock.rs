@@ -16,7 +16,15 @@ pub(super) const OWNER_ONLY_FILE: u32 = 0o600;
 /// Holds the directory for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+/// Given up for whoever shares the open file, too: a child that was forked but has not run its program yet.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Where that fails the lock goes with its last descriptor.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock {
@@ -36,7 +44,7 @@ impl Lock {
         }
         // The pid only serves the message above: a disk too full for it is no reason not to start.
         let _ = write_pid(&mut file);
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
