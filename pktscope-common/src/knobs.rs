@@ -94,6 +94,8 @@ pub mod features {
     pub const SKB_NETNS: u64 = 1 << 4;
     /// Tracing programs cannot reach a socket's state: below 5.11.
     pub const NO_TRACING_STORAGE: u64 = 1 << 5;
+    /// What TIME_WAIT answers carries its socket, so that the egress hook is skipped (since 6.13).
+    pub const SILENT_TIME_WAIT: u64 = 1 << 6;
 }
 
 /// Slots of the `SETTINGS` array, which the agent may change while the programs run.

@@ -1,5 +1,7 @@
 //! What the kernel keeps for each socket and each peer.
 
+use core::mem::offset_of;
+
 /// A process stamped on a socket. `pid` 0: nobody.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,12 +24,12 @@ pub struct Counts {
     pub sent_bytes: u64,
     /// Packets sent.
     pub sent_packets: u64,
+    /// Of `sent_bytes`: headers that segmentation offload adds after counting.
+    pub sent_header_bytes: u64,
     /// Bytes received, headers included.
     pub received_bytes: u64,
     /// Packets received.
     pub received_packets: u64,
-    /// Of `sent_bytes`: headers that segmentation offload adds after counting.
-    pub sent_header_bytes: u64,
     /// Of `received_bytes`: headers that receive offload removed before counting.
     pub received_header_bytes: u64,
 }
@@ -57,39 +59,47 @@ pub struct Tuple {
 /// What the kernel keeps with a socket.
 ///
 /// With the 72 bytes that the kernel puts in front (include/linux/bpf_local_storage.h, `bpf_local_storage_elem`) it fills
-/// a 256-byte slab object, and everything a connected socket's packet touches shares one cache line.
+/// a 256-byte slab object of four cache lines. What every packet reads, and hardly any writes, shares one with the word
+/// by which the kernel finds the state; what is sent and what is received, on different processors as a rule, are counted
+/// in lines of their own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketState {
     /// [`flags`].
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Of the socket's connection, or its first peer.
-    pub counts: Counts,
-    /// The connection, or the first peer.
-    pub tuple: Tuple,
-    /// Socket cookie.
-    pub cookie: u64,
-    /// Network namespace cookie; 0 where not known.
-    pub netns: u64,
-    /// First packet, nanoseconds since boot.
-    pub started_at: u64,
     /// Interface of the first packet.
     pub interface: u32,
+    /// The connection, or the first peer.
+    pub tuple: Tuple,
+    /// Network namespace cookie; 0 where not known.
+    pub netns: u64,
+    /// Who uses the socket: compared by who sends.
+    pub user: Stamp,
+    /// First packet, nanoseconds since boot.
+    pub started_at: u64,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Of the socket's connection, or its first peer.
+    pub counts: Counts,
+    /// Who made the socket.
+    pub creator: Stamp,
+    /// Packets both ways at the last report.
+    pub reported_packets: u64,
     /// [`method`].
     pub method: u8,
     /// Payloads inspected for a server name so far.
     pub inspected: u8,
     /// Zero.
-    pub reserved_tail: [u8; 2],
-    /// Who uses the socket.
-    pub user: Stamp,
-    /// Who made the socket.
-    pub creator: Stamp,
-    /// Packets both ways at the last report.
-    pub reported_packets: u64,
+    pub reserved: [u8; 6],
 }
+
+/// Bytes that the kernel puts in front of a state, and of a cache line.
+const HEADER_BYTES: usize = 72;
+const LINE_BYTES: usize = 64;
+const _: () = assert!((HEADER_BYTES + offset_of!(SocketState, user)).is_multiple_of(LINE_BYTES));
+const _: () = assert!(
+    (HEADER_BYTES + offset_of!(SocketState, counts) + offset_of!(Counts, received_bytes)).is_multiple_of(LINE_BYTES)
+);
 
 /// Identifies a peer of an unconnected socket, a handshake at a listener, or a kernel socket's packets.
 #[repr(C)]

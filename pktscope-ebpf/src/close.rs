@@ -82,7 +82,7 @@ pub fn tcp_destroyed(sk: *mut c_void) {
         return;
     }
     let tcp = tcp_detail(sk);
-    if may_linger(state.flags | tcp.flags) && tcp.error == 0 && peer::expect_lingering(state) {
+    if may_linger(state.flags | tcp.flags) && tcp.error == 0 && is_lingering_told(state) {
         state.flags |= flags::LINGERS;
     }
     end(state, tcp);
@@ -93,6 +93,12 @@ pub fn tcp_destroyed(sk: *mut c_void) {
 #[inline(always)]
 fn may_linger(bits: u32) -> bool {
     bits & (flags::ESTABLISHED | flags::FIN_RECEIVED | flags::RESET_RECEIVED | flags::RESET_SENT) == flags::ESTABLISHED
+}
+
+/// Whether the FIN that TIME_WAIT receives will be told with this socket's cookie.
+#[inline(always)]
+fn is_lingering_told(state: &SocketState) -> bool {
+    kernel::has_feature(features::SILENT_TIME_WAIT) || peer::expect_lingering(state)
 }
 
 /// `TCP_CLOSE` of include/net/tcp_states.h.
@@ -137,7 +143,7 @@ fn closed(ctx: &SockOpsContext) {
         state.flags = state.flags & !flags::FAST_TCP | flags::RESET_SENT | tcp.flags;
         return;
     }
-    if may_linger(state.flags | tcp.flags) && tcp.error == 0 && peer::expect_lingering(state) {
+    if may_linger(state.flags | tcp.flags) && tcp.error == 0 && is_lingering_told(state) {
         state.flags |= flags::LINGERS;
     }
     end(state, tcp);

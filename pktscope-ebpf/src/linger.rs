@@ -34,24 +34,44 @@ pub fn dropped(skb: Kernel, sk: Kernel) {
     if skb.is_null() || sk.is_null() || kernel::read::<u8>(sk, Field::SockState) != TCP_TIME_WAIT {
         return;
     }
+    if kernel::has_feature(features::SILENT_TIME_WAIT) {
+        return received_silently(skb, sk);
+    }
     received(skb, &key_of(sk));
 }
 
-/// TIME_WAIT takes in a packet, where nothing tells of its being dropped. Only IPv6: of IPv4 the answer is seen.
+/// TIME_WAIT takes in a packet, where nothing tells of its being dropped. Only IPv6 where the answer of IPv4 is seen.
 #[inline(always)]
 pub fn taken_in(skb: Kernel, sk: Kernel) {
+    if kernel::has_feature(features::SILENT_TIME_WAIT) {
+        return received_silently(skb, sk);
+    }
     let key = key_of(sk);
     if header::is_v6(&key.tuple) {
         received(skb, &key);
     }
 }
 
+/// Reports a FIN for the connection that waits for it, which has handed its cookie on (net/ipv4/inet_timewait_sock.c,
+/// `inet_twsk_alloc`). Nothing else would be taken for its answer, so the agent tells whose it is, and which is the first.
+#[inline(always)]
+fn received_silently(skb: Kernel, sk: Kernel) {
+    let cookie: u64 = kernel::read(sk, Field::SockCookie);
+    if cookie != 0 && has_fin(skb) {
+        tell(cookie, segment(skb));
+    }
+}
+
+#[inline(always)]
+fn has_fin(skb: Kernel) -> bool {
+    control::<u8>(skb, Field::TcpControlFlags) & TCP_FIN != 0
+}
+
 /// Counts a FIN for the connection that waits for it.
 #[inline(always)]
 fn received(skb: Kernel, key: &PeerKey) {
     let Some(place) = peer::find(key) else { return };
-    let has_fin = control::<u8>(skb, Field::TcpControlFlags) & TCP_FIN != 0;
-    if place.flags & flags::LINGERS == 0 || !has_fin {
+    if place.flags & flags::LINGERS == 0 || !has_fin(skb) {
         return;
     }
     let cookie = place.cookie;

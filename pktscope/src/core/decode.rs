@@ -131,9 +131,9 @@ impl<'a> Reader<'a> {
         Ok(Counts {
             sent_bytes: self.u64()?,
             sent_packets: self.u64()?,
+            sent_header_bytes: self.u64()?,
             received_bytes: self.u64()?,
             received_packets: self.u64()?,
-            sent_header_bytes: self.u64()?,
             received_header_bytes: self.u64()?,
         })
     }
@@ -446,7 +446,7 @@ mod tests {
     /// An IPv4 socket's end: two packets of 128 bytes sent, one of 60 received, and what TCP tells of its payload.
     fn socket_record(protocol: u8) -> Vec<u8> {
         let mut bytes = header(RecordKind::SocketEnd as u16, RECORD_VERSION, size_of::<SocketRecord>());
-        [100_u64, 1, 70, 256, 2, 60, 1, 0, 0].iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        [100_u64, 1, 70, 256, 2, 0, 60, 1, 0].iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
         for last in [1, 2] {
             bytes.extend(Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets());
         }

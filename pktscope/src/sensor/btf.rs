@@ -2,11 +2,7 @@
 //!
 //! Format: Documentation/bpf/btf.rst of the kernel. Only structures and what leads to them are read.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs,
-    path::Path,
-};
+use std::{collections::HashMap, fs, path::Path};
 
 use pktscope_common::knobs::{FIELDS, NO_OFFSET};
 
@@ -31,6 +27,7 @@ const KIND_TYPE_TAG: u32 = 18;
 const KIND_ENUM64: u32 = 19;
 const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
+const PARAMETER_BYTES: usize = 8;
 /// Structures within structures that are followed.
 const MAX_DEPTH: usize = 16;
 
@@ -41,7 +38,7 @@ pub(super) struct KernelTypes {
     types: Vec<usize>,
     strings: usize,
     structures: HashMap<String, Vec<u32>>,
-    functions: HashSet<String>,
+    functions: HashMap<String, u32>,
 }
 
 impl KernelTypes {
@@ -67,7 +64,7 @@ impl KernelTypes {
             bytes,
             types: vec![0],
             structures: HashMap::new(),
-            functions: HashSet::new(),
+            functions: HashMap::new(),
         };
         kernel.index(start, end)?;
         Ok(kernel)
@@ -89,7 +86,7 @@ impl KernelTypes {
         match kind {
             KIND_STRUCT if !name.is_empty() => self.structures.entry(name).or_default().push(id),
             KIND_FUNC => {
-                self.functions.insert(name);
+                self.functions.insert(name, id);
             }
             _ => {}
         }
@@ -105,7 +102,20 @@ impl KernelTypes {
 
     /// Whether the kernel has a function of that name.
     pub(super) fn has_function(&self, name: &str) -> bool {
-        self.functions.contains(name)
+        self.functions.contains_key(name)
+    }
+
+    /// Whether a function of the kernel has a parameter of that name.
+    pub(super) fn has_parameter(&self, function: &str, name: &str) -> bool {
+        self.parameters(function).is_some_and(|found| found.contains(&name))
+    }
+
+    fn parameters(&self, function: &str) -> Option<Vec<&str>> {
+        let function = *self.types.get(*self.functions.get(function)? as usize)?;
+        let prototype = *self.types.get(read_u32(&self.bytes, function + 8)? as usize)?;
+        let info = read_u32(&self.bytes, prototype + 4)?;
+        let name = |index| self.name(prototype + TYPE_BYTES + index * PARAMETER_BYTES);
+        (kind(info) == KIND_FUNC_PROTO).then(|| (0..length(info)).map(name).collect())
     }
 
     /// Offsets of every [`pktscope_common::knobs::Field`], in its order; [`NO_OFFSET`] where the kernel has no such field.
@@ -196,7 +206,7 @@ mod tests {
         words.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
     }
 
-    /// `struct outer { int a; union { struct { int b; } inner; }; int c:3; }` with `typedef` between.
+    /// `struct outer { int a; union { struct { int b; } inner; }; int c:3; }` with `typedef` between, and `call(int a)`.
     fn sample() -> Vec<u8> {
         let strings = b"\0outer\0a\0inner\0b\0c\0call\0";
         let mut types = Vec::new();
@@ -205,7 +215,8 @@ mod tests {
         word(&mut types, &[0, 8 << 24, 2]); // 3: typedef of 2
         word(&mut types, &[0, 5 << 24 | 1, 4, 9, 3, 0]); // 4: union { 3 inner; }
         word(&mut types, &[1, 1 << 31 | 4 << 24 | 3, 12, 7, 1, 0, 0, 4, 32, 17, 1, 3 << 24 | 64]); // 5: struct outer
-        word(&mut types, &[19, 12 << 24, 0]); // 6: func call
+        word(&mut types, &[19, 12 << 24, 7]); // 6: func call
+        word(&mut types, &[0, 13 << 24 | 1, 0, 7, 1]); // 7: its prototype
         let mut bytes = Vec::new();
         word(&mut bytes, &[0x0001_eb9f, 24, 0, types.len() as u32, types.len() as u32, strings.len() as u32]);
         bytes.extend(types);
@@ -222,6 +233,8 @@ mod tests {
         assert_eq!(types.offset("outer", "nothing"), None);
         assert_eq!(types.offset("nothing", "a"), None);
         assert!(types.has_function("call"));
+        assert!(types.has_parameter("call", "a") && !types.has_parameter("call", "b"));
+        assert!(!types.has_parameter("outer", "a"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Where this side closes first, its socket is replaced by a TIME_WAIT one before the other side's FIN comes. That FIN
 //! and the ACK to it belong to the connection, but no program sees the one, and the other leaves by a socket of the
-//! kernel. So the report of the end is held until the kernel tells of the ACK, at most [`HOLD`].
+//! kernel. So the report of the end is held until the kernel tells of the ACK, at most [`HOLD`]. It may tell so before the
+//! end: TIME_WAIT takes over a moment before the socket dies, and another processor may be quicker.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,6 +22,8 @@ const HOLD: Duration = Duration::from_secs(1);
 const FORGET: Duration = Duration::from_secs(61);
 /// Connections remembered at most; an end that finds no place is reported as it is.
 const MAX_HELD: usize = 65_536;
+/// FINs remembered that no end is held for: each waits for a record that another processor is about to write.
+const MAX_EARLY: usize = 64;
 
 struct Held {
     report: SocketReport,
@@ -34,11 +37,18 @@ pub(super) struct Lingering {
     /// In the order of their ends: those still held, and those only remembered.
     held: VecDeque<(BootTime, u64)>,
     remembered: VecDeque<(BootTime, u64)>,
+    /// What came before its end, and FINs that came again.
+    early: VecDeque<Lingered>,
 }
 
 impl Lingering {
-    /// Holds a socket's end.
-    pub(super) fn hold(&mut self, report: SocketReport, events: &mut Vec<Event>) {
+    /// Holds a socket's end, unless its FIN is there already.
+    pub(super) fn hold(&mut self, mut report: SocketReport, events: &mut Vec<Event>) {
+        let early = self.early.iter().position(|early| early.cookie == report.cookie);
+        if let Some(early) = early.and_then(|at| self.early.remove(at)) {
+            join(&mut report, &early);
+            return events.push(Event::Socket(report));
+        }
         if self.by_cookie.len() >= MAX_HELD {
             return events.push(Event::Socket(report));
         }
@@ -48,19 +58,17 @@ impl Lingering {
 
     /// Adds what TIME_WAIT sent and received: to the end where it is still held, else as a report of its own.
     pub(super) fn settle(&mut self, lingered: &Lingered, events: &mut Vec<Event>) {
-        let Some(Held { mut report, is_reported }) = self.by_cookie.remove(&lingered.cookie) else { return };
-        report.at = lingered.at;
+        let Some(Held { mut report, is_reported }) = self.by_cookie.remove(&lingered.cookie) else {
+            self.early.truncate(MAX_EARLY - 1);
+            return self.early.push_front(*lingered);
+        };
         if is_reported {
             report.scope = SocketScope::Peer;
             report.started_at = lingered.at;
             (report.sent, report.received) = (Volume::default(), Volume::default());
             report.segment_header_bytes = [0; 2];
         }
-        add(&mut report.sent, &lingered.sent);
-        add(&mut report.received, &lingered.received);
-        if let Some(tcp) = &mut report.tcp {
-            tcp.has_fin_received = true;
-        }
+        join(&mut report, lingered);
         events.push(Event::Socket(report));
     }
 
@@ -81,6 +89,16 @@ impl Lingering {
     /// Reports every end that is held.
     pub(super) fn flush(&mut self, events: &mut Vec<Event>) {
         self.expire(BootTime(u64::MAX), events);
+    }
+}
+
+/// Adds to an end what TIME_WAIT sent and received after it, or at the same time.
+fn join(report: &mut SocketReport, lingered: &Lingered) {
+    report.at = report.at.max(lingered.at);
+    add(&mut report.sent, &lingered.sent);
+    add(&mut report.received, &lingered.received);
+    if let Some(tcp) = &mut report.tcp {
+        tcp.has_fin_received = true;
     }
 }
 
@@ -155,6 +173,25 @@ mod tests {
         assert_eq!(sent(&events), [(SocketScope::Primary, 152, 112)]);
         lingering.flush(&mut events);
         assert_eq!(events.len(), 1);
+    }
+
+    #[test]
+    fn a_fin_may_come_before_the_end() {
+        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
+        lingering.settle(&ack(1, 9), &mut events);
+        assert!(events.is_empty());
+        lingering.hold(end(1, 10), &mut events);
+        assert_eq!(sent(&events), [(SocketScope::Primary, 152, 112)]);
+        lingering.settle(&ack(1, 20), &mut events);
+        lingering.flush(&mut events);
+        assert_eq!(events.len(), 1, "a FIN that comes again is no other");
+    }
+
+    #[test]
+    fn fins_of_others_are_forgotten() {
+        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
+        (0..1_000).for_each(|cookie| lingering.settle(&ack(cookie, 9), &mut events));
+        assert!(events.is_empty() && lingering.early.len() == MAX_EARLY);
     }
 
     #[test]

@@ -57,6 +57,10 @@ impl KernelFacts {
         if types.has_function("bpf_skc_to_mptcp_sock") {
             bits |= features::MPTCP;
         }
+        // With the parameter came what it carries (net/ipv4/ip_output.c).
+        if types.has_parameter("ip_send_unicast_reply", "orig_sk") {
+            bits |= features::SILENT_TIME_WAIT;
+        }
         if settings.inspect_payload {
             bits |= features::PAYLOAD;
         }
