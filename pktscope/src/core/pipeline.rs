@@ -25,10 +25,10 @@ use super::{
     event::{Answer, Event, FlowRef, ServerName, SocketReport, SocketScope},
     flow::{
         Domain, EndReason, FlowAction, FlowChange, FlowId, FlowSettings, FlowSnapshot, FlowStatistics, Observer,
-        Ownership, SocketTracker, Tracker,
+        SocketTracker, Tracker,
     },
     hold::Wait,
-    ledger::{LedgerBook, LedgerClass},
+    ledger::LedgerBook,
     process::ProcessTable,
     time::{BootTime, Moment},
 };
@@ -260,8 +260,8 @@ impl Pipeline {
         let user = report.user.or(report.creator);
         self.changes.is_program_known = user.is_none_or(|user| self.processes.is_told(user.key));
         let counted = self.sockets.report(report, &mut self.changes);
-        if let Some(ownership) = counted.ownership.filter(|_| self.is_in_ledger(report)) {
-            self.ledger.grow(report.interface, ledger_class(&ownership), &counted.growth);
+        if let Some(class) = counted.class.filter(|_| self.is_in_ledger(report)) {
+            self.ledger.grow(report.interface, class, &counted.growth);
         }
         self.complete_changes(now, effects);
     }
@@ -361,12 +361,4 @@ impl Pipeline {
 fn flow_ref(report: &SocketReport) -> FlowRef {
     let SocketReport { cookie, transport, local, remote, .. } = *report;
     FlowRef { cookie, transport, source: local, destination: remote }
-}
-
-fn ledger_class(ownership: &Ownership) -> LedgerClass {
-    match ownership {
-        Ownership::Kernel => LedgerClass::Kernel,
-        Ownership::Socket(owner) if owner.user.or(owner.creator).is_some() => LedgerClass::Attributed,
-        Ownership::Socket(_) | Ownership::Capture => LedgerClass::Unknown,
-    }
 }

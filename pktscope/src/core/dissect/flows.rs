@@ -158,6 +158,9 @@ impl FlowDissector {
 
     /// Drops what is held of a flow that ended.
     pub fn forget(&mut self, flow: &FlowRef) {
+        if self.heads.is_empty() {
+            return;
+        }
         let key = HeadKey(*flow);
         self.take(&key);
         self.take(&key.back());

@@ -16,11 +16,11 @@ use hashbrown::HashMap;
 
 use super::{
     EndReason, FlowAction, FlowId, FlowKey, FlowSettings, FlowStatistics, Observer, Ownership, Transport, Volume,
-    socket_tcp::{Histories, SocketTcp},
+    socket_tcp::Histories,
 };
 use crate::core::{
     event::{FlowRef, SocketReport, SocketScope},
-    ledger::Growth,
+    ledger::{Growth, LedgerClass},
     time::BootTime,
 };
 
@@ -29,9 +29,10 @@ mod ghosts;
 mod live;
 mod parts;
 mod slab;
+mod whole;
 
 use ghosts::Ghosts;
-use live::{LiveFlow, NEVER, Phase, add, answered, grown, is_echo, is_time_wait_answer, key_of, owner_of};
+use live::{LiveFlow, NEVER, Phase, add, grown, is_echo, is_time_wait_answer, key_of};
 use parts::Grown;
 use slab::Slab;
 
@@ -86,8 +87,16 @@ struct Part {
 pub struct Counted {
     /// By how much the flow's totals grew.
     pub growth: Growth,
-    /// Whose flow it is; `None` where the report added nothing.
-    pub ownership: Option<Ownership>,
+    /// Whose the ledger takes it for; `None` where the report added nothing.
+    pub class: Option<LedgerClass>,
+}
+
+fn class_of(ownership: &Ownership) -> LedgerClass {
+    match ownership {
+        Ownership::Kernel => LedgerClass::Kernel,
+        Ownership::Socket(owner) if owner.user.or(owner.creator).is_some() => LedgerClass::Attributed,
+        Ownership::Socket(_) | Ownership::Capture => LedgerClass::Unknown,
+    }
 }
 
 /// Flows of the live host; `U` is the caller's own state of each.
@@ -194,6 +203,9 @@ impl<U: Default> SocketTracker<U> {
             self.statistics.reports_refused += 1;
             return Counted::default();
         }
+        if self.is_whole(&part_key, report, observer) {
+            return self.tell_whole(&part_key, report, observer);
+        }
         let grown = self.growth(&part_key, report);
         let id = self.flow_of(&part_key, report, &grown, observer);
         if report.is_closed && grown.is_held {
@@ -265,34 +277,11 @@ impl<U: Default> SocketTracker<U> {
         while self.flows.len() >= self.settings.max_flows.max(1) {
             self.evict(observer);
         }
-        let id = FlowId(self.next_id);
-        self.next_id += 1;
-        self.statistics.started += 1;
+        let id = self.take_id();
         let tuple = (report.netns, part_key.key);
-        let (opening, icmp) = answered(report);
         // A restarted part's flow begins with what is new of it.
         let started_at = if grown.flow.is_none() { report.started_at.min(report.at) } else { report.at };
-        let live = LiveFlow {
-            tuple,
-            transport: report.transport,
-            local: report.local,
-            remote: report.remote,
-            icmp,
-            opening,
-            sent: Volume::default(),
-            received: Volume::default(),
-            started_at,
-            last_seen: started_at,
-            ownership: owner_of(report),
-            tcp: SocketTcp::default(),
-            has_primary: false,
-            phase: Phase::Open,
-            is_changed: true,
-            reported_at: BootTime::default(),
-            due: NEVER,
-            sweep: self.sweep,
-            user: U::default(),
-        };
+        let live = LiveFlow::new(tuple, report, started_at, self.sweep);
         if let Some(ages) = &mut self.ages {
             ages.insert(live.age(id));
         }
@@ -300,6 +289,13 @@ impl<U: Default> SocketTracker<U> {
             self.tuples.insert(tuple, id);
         }
         self.flows.insert(id, live);
+        id
+    }
+
+    fn take_id(&mut self) -> FlowId {
+        let id = FlowId(self.next_id);
+        self.next_id += 1;
+        self.statistics.started += 1;
         id
     }
 
@@ -326,7 +322,7 @@ impl<U: Default> SocketTracker<U> {
             ages.remove(&age);
             ages.insert(live.age(id));
         }
-        Counted { growth: grown.with(&inferred), ownership: Some(live.ownership) }
+        Counted { growth: grown.with(&inferred), class: Some(class_of(&live.ownership)) }
     }
 
     /// Notes that a part is over; the flow is, when that was its socket or it never had one.

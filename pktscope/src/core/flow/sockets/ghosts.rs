@@ -1,20 +1,19 @@
 //! Closed connections in whose name the kernel may still send.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use ahash::RandomState;
+use hashbrown::HashTable;
 
 use super::{
-    Counted, PartKey, SocketTracker,
+    Counted, PartKey, SocketTracker, class_of,
     live::{LiveFlow, Phase, Tuple},
     parts::Grown,
 };
 use crate::core::{
     event::{SocketReport, SocketScope},
-    flow::{EndReason, Ownership, Volume, socket_tcp},
+    flow::{EndReason, Volume, socket_tcp},
+    ledger::LedgerClass,
     time::BootTime,
 };
 
@@ -26,60 +25,87 @@ const MAX_GHOSTS: usize = 32_768;
 /// A closed connection.
 #[derive(Clone, Copy, Debug)]
 struct Ghost {
+    tuple: Tuple,
     ended_at: BootTime,
-    ownership: Ownership,
+    class: LedgerClass,
     /// Whether what it still sends answers a FIN.
     answers_fin: bool,
 }
 
-/// See the module.
+/// See the module. Ghosts lie in the order in which they came, because nearly all of them are never asked for: only their
+/// numbers are where their addresses lead.
 #[derive(Debug)]
 pub(super) struct Ghosts {
-    by_tuple: HashMap<Tuple, Ghost, RandomState>,
-    order: VecDeque<(BootTime, Tuple)>,
+    kept: VecDeque<Ghost>,
+    /// Number of the first that is kept; numbers begin anew after the highest.
+    first: u32,
+    numbers: HashTable<u32>,
+    state: RandomState,
 }
 
 impl Ghosts {
     pub(super) fn new(state: RandomState) -> Self {
-        Self { by_tuple: HashMap::with_hasher(state), order: VecDeque::new() }
+        Self { kept: VecDeque::new(), first: 0, numbers: HashTable::new(), state }
     }
 
     /// Keeps what is needed of a connection that ended.
     pub(super) fn keep<U>(&mut self, live: &LiveFlow<U>, ended_at: BootTime) {
         let is_in_order = matches!(live.phase, Phase::Closed(_, EndReason::EndOfFlow));
         let answers_fin = is_in_order && socket_tcp::is_active_close(&live.tcp);
-        self.by_tuple.insert(live.tuple, Ghost { ended_at, ownership: live.ownership, answers_fin });
-        self.order.push_back((ended_at, live.tuple));
+        let number = self.first.wrapping_add(u32::try_from(self.kept.len()).unwrap_or(u32::MAX));
+        self.kept.push_back(Ghost { tuple: live.tuple, ended_at, class: class_of(&live.ownership), answers_fin });
+        let Self { kept, first, numbers, state } = self;
+        let hash = state.hash_one(live.tuple);
+        // An earlier connection of the same addresses is not found any more.
+        match numbers.find_mut(hash, |known| tuple_of(kept, *first, *known) == Some(&live.tuple)) {
+            Some(known) => *known = number,
+            None => {
+                let hash_of = |known: &u32| tuple_of(kept, *first, *known).map_or(0, |tuple| state.hash_one(tuple));
+                numbers.insert_unique(hash, number, hash_of);
+            }
+        }
+    }
+
+    fn find(&self, tuple: &Tuple) -> Option<&Ghost> {
+        let is_same = |number: &u32| tuple_of(&self.kept, self.first, *number) == Some(tuple);
+        let number = self.numbers.find(self.state.hash_one(tuple), is_same)?;
+        self.kept.get(number.wrapping_sub(self.first) as usize)
     }
 
     /// Forgets those whose time is over, and the oldest beyond `most`.
     pub(super) fn forget_old(&mut self, now: BootTime, most: usize) {
-        while let Some(&(ended_at, tuple)) = self.order.front() {
-            if now < ended_at.plus(TIME_WAIT) && self.order.len() <= most.min(MAX_GHOSTS) {
+        while let Some(ghost) = self.kept.front() {
+            if now < ghost.ended_at.plus(TIME_WAIT) && self.kept.len() <= most.min(MAX_GHOSTS) {
                 break;
             }
-            self.order.pop_front();
-            if self.by_tuple.get(&tuple).is_some_and(|ghost| ghost.ended_at == ended_at) {
-                self.by_tuple.remove(&tuple);
+            let first = self.first;
+            if let Ok(known) = self.numbers.find_entry(self.state.hash_one(ghost.tuple), |number| *number == first) {
+                known.remove();
             }
+            self.kept.pop_front();
+            self.first = first.wrapping_add(1);
         }
     }
+}
+
+fn tuple_of(kept: &VecDeque<Ghost>, first: u32, number: u32) -> Option<&Tuple> {
+    kept.get(number.wrapping_sub(first) as usize).map(|ghost| &ghost.tuple)
 }
 
 impl<U: Default> SocketTracker<U> {
     /// Whether a report is of what the kernel sends in the name of a connection that is over.
     pub(super) fn is_of_ghost(&self, part_key: &PartKey, report: &SocketReport) -> bool {
-        report.scope == SocketScope::Kernel && self.ghosts.by_tuple.contains_key(&(report.netns, part_key.key))
+        report.scope == SocketScope::Kernel && self.ghosts.find(&(report.netns, part_key.key)).is_some()
     }
 
     /// Counts what came too late for its flow.
     pub(super) fn absorb(&mut self, part_key: &PartKey, report: &SocketReport, grown: &Grown) -> Counted {
-        let ghost = self.ghosts.by_tuple.get(&(report.netns, part_key.key));
+        let ghost = self.ghosts.find(&(report.netns, part_key.key)).copied();
         let Some(ghost) = ghost.filter(|_| grown.has_any()) else { return Counted::default() };
         let answers_fin = ghost.answers_fin && report.received.packets == 0;
         let inferred = if answers_fin { grown.sent } else { Volume::default() };
         self.statistics.packets_inferred += inferred.packets;
         self.statistics.packets_late += grown.sent.packets + grown.received.packets + inferred.packets;
-        Counted { growth: grown.with(&inferred), ownership: Some(ghost.ownership) }
+        Counted { growth: grown.with(&inferred), class: Some(ghost.class) }
     }
 }

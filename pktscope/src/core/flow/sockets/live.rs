@@ -49,6 +49,34 @@ pub(super) struct LiveFlow<U> {
     pub(super) user: U,
 }
 
+impl<U: Default> LiveFlow<U> {
+    /// A flow that begins with a report, before anything of it is counted.
+    pub(super) fn new(tuple: Tuple, report: &SocketReport, started_at: BootTime, sweep: u64) -> Self {
+        let (opening, icmp) = answered(report);
+        Self {
+            tuple,
+            transport: report.transport,
+            local: report.local,
+            remote: report.remote,
+            icmp,
+            opening,
+            sent: Volume::default(),
+            received: Volume::default(),
+            started_at,
+            last_seen: started_at,
+            ownership: owner_of(report),
+            tcp: SocketTcp::default(),
+            has_primary: false,
+            phase: Phase::Open,
+            is_changed: true,
+            reported_at: BootTime::default(),
+            due: NEVER,
+            sweep,
+            user: U::default(),
+        }
+    }
+}
+
 impl<U> LiveFlow<U> {
     pub(super) fn is_confirmed(&self) -> bool {
         self.sent.packets > 0 && self.received.packets > 0
@@ -159,7 +187,7 @@ pub(super) fn add(total: &mut Volume, more: &Volume) {
     total.payload_bytes += more.payload_bytes;
 }
 
-pub(super) fn owner_of(report: &SocketReport) -> Ownership {
+fn owner_of(report: &SocketReport) -> Ownership {
     if report.scope == SocketScope::Kernel {
         return Ownership::Kernel;
     }
@@ -183,7 +211,7 @@ pub(super) fn key_of(report: &SocketReport) -> FlowKey {
 
 /// Who opened a report's flow, and its first ICMP message. Of its own accord the kernel opens no TCP connection: what it
 /// sends without a socket answers a segment (RFC 9293, 3.10.7.1); so do ICMP's answers, whose questions pass no hook.
-pub(super) fn answered(report: &SocketReport) -> (Opening, Option<(u8, u8)>) {
+fn answered(report: &SocketReport) -> (Opening, Option<(u8, u8)>) {
     if report.scope != SocketScope::Kernel || report.remote.addr.is_multicast() {
         return (report.opening, report.icmp);
     }

@@ -21,6 +21,17 @@ pub(super) struct Grown {
 }
 
 impl Grown {
+    /// All of a first report.
+    pub(super) fn first(report: &SocketReport) -> Self {
+        Self {
+            sent: report.sent,
+            received: report.received,
+            segment_header_bytes: report.segment_header_bytes,
+            flow: None,
+            is_held: true,
+        }
+    }
+
     /// Whether there is anything new.
     pub(super) fn has_any(&self) -> bool {
         [&self.sent, &self.received].into_iter().any(|more| more.packets > 0 || more.ip_bytes > 0)
@@ -43,13 +54,7 @@ impl<U: Default> SocketTracker<U> {
     /// What the part grew by since its last report. A part whose first report is its last is not held.
     pub(super) fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> Grown {
         let sweep = self.sweep;
-        let whole = Grown {
-            sent: report.sent,
-            received: report.received,
-            segment_header_bytes: report.segment_header_bytes,
-            flow: None,
-            is_held: true,
-        };
+        let whole = Grown::first(report);
         let Some(part) = self.parts.get_mut(part_key) else {
             let Grown { sent, received, segment_header_bytes, .. } = whole;
             if !report.is_closed {

@@ -129,6 +129,51 @@ fn a_short_connection_is_told_once_to_who_waits_for_its_end() {
 }
 
 #[test]
+fn a_connection_that_both_sides_closed_is_told_at_once() {
+    let (mut tracker, mut seen) = (tracker(), Patient::default());
+    let last = tcp(7).map(|tcp| TcpReport { has_fin_received: true, ..tcp });
+    let closed = SocketReport { is_closed: true, tcp: last, ..report() };
+    let counted = tracker.report(&closed, &mut seen);
+    assert_eq!(counted.growth.wire_bytes, [1000, 2000]);
+    assert_eq!(actions(&seen.0), [(FlowAction::Whole, 1)]);
+    let flow = &seen.0[0].1;
+    assert_eq!((flow.sent, flow.received), (volume(5, 1000), volume(4, 2000)));
+    assert_eq!((flow.started_at, flow.last_seen, flow.ended), (at(9), at(10), Some((at(10), EndReason::EndOfFlow))));
+    assert_eq!(pid_of(flow), Some(7));
+    let again =
+        SocketReport { cookie: 0, scope: SocketScope::Kernel, sent: volume(1, 52), tcp: None, ..closed.clone() };
+    let late = tracker.report(&SocketReport { received: Volume::default(), ..again }, &mut seen);
+    assert_eq!(late.growth.wire_bytes[0], 52, "the kernel's answer to a FIN that came again is the owner's");
+    tracker.report(&SocketReport { at: at(30), started_at: at(29), cookie: 101, ..closed }, &mut seen);
+    tracker.tick(at(40), &mut seen);
+    assert_eq!(actions(&seen.0), [(FlowAction::Whole, 1), (FlowAction::Whole, 2)]);
+    assert!(tracker.is_empty());
+}
+
+#[test]
+fn what_else_may_come_is_waited_for() {
+    let closed = |change: fn(&mut TcpReport)| {
+        let mut last = TcpReport { has_fin_received: true, ..tcp(7).unwrap() };
+        change(&mut last);
+        SocketReport { is_closed: true, tcp: Some(last), ..report() }
+    };
+    let waits = [
+        closed(|tcp| tcp.has_fin_received = false),
+        closed(|tcp| tcp.is_reset_received = true),
+        closed(|tcp| tcp.is_reset_sent = true),
+        closed(|tcp| tcp.error = 32),
+        closed(|tcp| tcp.is_established = false),
+        SocketReport { is_closed: false, ..closed(|_| {}) },
+        SocketReport { scope: SocketScope::Peer, ..closed(|_| {}) },
+    ];
+    for report in waits {
+        let (mut tracker, mut seen) = (tracker(), Patient::default());
+        tracker.report(&report, &mut seen);
+        assert!(seen.0.iter().all(|(action, _)| *action == FlowAction::Started), "{report:?}");
+    }
+}
+
+#[test]
 fn an_open_connection_is_told_at_once_whoever_waits() {
     let (mut tracker, mut seen) = (tracker(), Patient::default());
     tracker.report(&report(), &mut seen);
@@ -270,7 +315,7 @@ fn what_comes_after_the_end_begins_no_flow_and_is_the_owners() {
     tracker.tick(at(29), &mut changes);
     assert_eq!(actions(&changes), [(FlowAction::Started, 1), (FlowAction::Ended, 1)]);
     let counted = tracker.report(&ack, &mut changes);
-    assert_eq!((counted.growth.wire_bytes, counted.ownership), ([52, 52], Some(changes[1].1.ownership)));
+    assert_eq!((counted.growth.wire_bytes, counted.class), ([52, 52], Some(LedgerClass::Attributed)));
     let again = SocketReport { at: at(31), sent: volume(2, 104), ..ack.clone() };
     assert_eq!(tracker.report(&again, &mut changes).growth.wire_bytes, [52, 52]);
     assert_eq!(tracker.report(&again, &mut changes), Counted::default());
@@ -528,14 +573,11 @@ fn frames_are_no_part_of_the_connection_whose_addresses_they_bear() {
     let scan = SocketReport { netns: 0, local: endpoint("10.0.0.2:50000"), ..frames.clone() };
     let reset = SocketReport { cookie: 0, scope: SocketScope::Kernel, sent: volume(1, 40), at: at(12), ..scan.clone() };
     let (mut tracker, mut changes) = (tracker(), Changes::new());
-    let owners = [&report(), &frames, &scan, &reset].map(|report| {
-        let counted = tracker.report(report, &mut changes);
-        counted.ownership.map(|ownership| match ownership {
-            Ownership::Socket(owner) => owner.user.map_or(0, |user| user.key.pid),
-            _ => u32::MAX,
-        })
-    });
-    assert_eq!(owners, [Some(7), Some(8), Some(8), Some(u32::MAX)]);
+    let classes = [&report(), &frames, &scan, &reset].map(|report| tracker.report(report, &mut changes).class);
+    assert_eq!(classes[..3], [Some(LedgerClass::Attributed); 3]);
+    assert_eq!(classes[3], Some(LedgerClass::Kernel));
+    let owners: Vec<_> = changes.iter().map(|(_, flow)| pid_of(flow)).collect();
+    assert_eq!(owners, [Some(7), Some(8), Some(8), None]);
     assert_eq!(tracker.len(), 4);
 }
 
@@ -546,8 +588,7 @@ fn who_sends_frames_may_be_known_only_after_the_first() {
     tracker.report(&first, &mut changes);
     let later = SocketReport { user: stamp(8), at: at(11), sent: volume(6, 1100), ..frames_report() };
     let counted = tracker.report(&later, &mut changes);
-    let Some(Ownership::Socket(owner)) = counted.ownership else { panic!("{counted:?}") };
-    assert_eq!((owner.user, counted.growth.wire_bytes), (stamp(8), [100, 0]));
+    assert_eq!((counted.class, counted.growth.wire_bytes), (Some(LedgerClass::Attributed), [100, 0]));
 }
 
 #[test]
