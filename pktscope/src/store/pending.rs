@@ -55,7 +55,10 @@ pub(super) struct Refused {
 /// The rows of the next transaction.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
+    /// Flows of which more may come, or came before.
     pub(super) flows: HashMap<FlowId, PendingFlow>,
+    /// Flows that were told once and whole.
+    pub(super) whole: Vec<Arc<Flow>>,
     pub(super) processes: HashMap<ProcessKey, PendingProcess>,
     pub(super) dns: Vec<Arc<DnsMessage>>,
     pub(super) alerts: Vec<Arc<Alert>>,
@@ -69,7 +72,12 @@ pub(super) struct Pending {
 impl Pending {
     /// Rows that count against the bound.
     pub(super) fn len(&self) -> usize {
-        self.flows.len() + self.processes.len() + self.dns.len() + self.alerts.len() + self.ledgers.len()
+        self.flows.len()
+            + self.whole.len()
+            + self.processes.len()
+            + self.dns.len()
+            + self.alerts.len()
+            + self.ledgers.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -107,10 +115,13 @@ impl Pending {
     }
 
     fn add_flow(&mut self, change: &FlowChange, has_room: bool, refused: &mut Refused) {
+        if change.action == FlowAction::Whole {
+            return push(&mut self.whole, &change.flow, has_room, &mut refused.flows);
+        }
         if let Some(known) = self.flows.get_mut(&change.flow.id) {
             known.flow = Arc::clone(&change.flow);
         } else if has_room {
-            let is_new = matches!(change.action, FlowAction::Started | FlowAction::Whole);
+            let is_new = change.action == FlowAction::Started;
             self.flows.insert(change.flow.id, PendingFlow { flow: Arc::clone(&change.flow), is_new });
         } else {
             refused.flows += 1;
@@ -136,6 +147,11 @@ impl Pending {
 
     /// Takes over what was collected later; the bound was kept when it was collected.
     pub(super) fn absorb(&mut self, newer: Self) {
+        if self.is_empty() {
+            *self = newer;
+            return;
+        }
+        self.whole.extend(newer.whole);
         for (id, flow) in newer.flows {
             let is_new = flow.is_new || self.flows.get(&id).is_some_and(|older| older.is_new);
             self.flows.insert(id, PendingFlow { is_new, ..flow });

@@ -25,11 +25,14 @@ use super::{
 };
 use crate::core::{
     alert::Alert,
+    process::Process,
     time::{BootTime, Moment},
 };
 
 /// Process row ids kept in memory.
 const IDS_KEPT: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+/// Rows that are written before their interval is over: as many flows as wait take some megabytes.
+const MANY_ROWS: usize = 8_192;
 /// How often retention is looked at.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -116,6 +119,11 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whether so much waits that it is written at once.
+    fn is_much(&self, pending: &Pending) -> bool {
+        MANY_ROWS.min(self.queue_max / 2) <= pending.len()
+    }
 }
 
 /// Hands rows to the store; cheap to clone.
@@ -134,7 +142,7 @@ impl StoreHandle {
         let room = self.shared.queue_max.saturating_sub(queue.pending.len() + queue.in_hand);
         let Queue { pending, refused, .. } = &mut *queue;
         pending.add(batch, room, refused);
-        if self.shared.queue_max / 2 <= pending.len() {
+        if self.shared.is_much(pending) {
             self.shared.wake.notify_one();
         }
     }
@@ -299,8 +307,8 @@ fn writing(error: StoreError) -> StoreError {
 /// Waits for the interval to pass, the queue to fill, a flush or the end; takes what waits.
 fn wait(shared: &Shared, interval: Duration) -> (Pending, u64, bool) {
     let is_idle = |queue: &mut Queue| {
-        let is_half_full = shared.queue_max / 2 <= queue.pending.len() && queue.stats.error.is_none();
-        !queue.is_closing && queue.tickets[0] == queue.tickets[1] && !is_half_full
+        let is_much = shared.is_much(&queue.pending) && queue.stats.error.is_none();
+        !queue.is_closing && queue.tickets[0] == queue.tickets[1] && !is_much
     };
     let waited = shared.wake.wait_timeout_while(shared.lock(), interval, is_idle);
     let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -372,14 +380,15 @@ impl Writer {
             processes::write(&transaction, ids, &pending.process, pending.ended, written)?;
         }
         let mut sums = rollup::Sums::default();
-        for pending in batch.flows.values() {
-            let process = pending.flow.process();
-            let process_id = process.map(|process| processes::id(&transaction, ids, process, written)).transpose()?;
-            if is_rolling_up && is_short(pending) {
-                sums.add(&pending.flow, process_id);
+        let mut last = Last::default();
+        let whole = batch.whole.iter().map(|flow| (flow, true));
+        for (flow, is_short) in whole.chain(batch.flows.values().map(|pending| (&pending.flow, is_short(pending)))) {
+            let process_id = last.id(flow.process(), |process| processes::id(&transaction, ids, process, written))?;
+            if is_rolling_up && is_short {
+                sums.add(flow, process_id);
                 counts.rolled_up_flows += 1;
             } else {
-                Record::of_one(&pending.flow, process_id).write(&transaction, written)?;
+                Record::of_one(flow, process_id).write(&transaction, written)?;
                 counts.rows += 1;
             }
         }
@@ -417,7 +426,7 @@ impl Writer {
         let limit = f64::from(self.options.rollup_above_per_second);
         let Some(last) = self.last_batch.filter(|_| limit != 0.0) else { return false };
         let span = batch.now.boot.since(last).max(self.options.batch_interval / 2).as_secs_f64();
-        let short = batch.flows.values().filter(|pending| is_short(pending)).count();
+        let short = batch.flows.values().filter(|pending| is_short(pending)).count() + batch.whole.len();
         let short = u32::try_from(short).unwrap_or(u32::MAX);
         limit * span < f64::from(short)
     }
@@ -445,6 +454,26 @@ impl Writer {
                 self.retention_at = now.boot.plus(RETENTION_INTERVAL);
             }
         }
+    }
+}
+
+/// The process of the flow before, which is that of most that follow, and its row.
+#[derive(Default)]
+struct Last<'a>(Option<(&'a Arc<Process>, i64)>);
+
+impl<'a> Last<'a> {
+    fn id(
+        &mut self,
+        process: Option<&'a Arc<Process>>,
+        find: impl FnOnce(&Process) -> rusqlite::Result<i64>,
+    ) -> rusqlite::Result<Option<i64>> {
+        let Some(process) = process else { return Ok(None) };
+        let id = match self.0 {
+            Some((last, id)) if Arc::ptr_eq(last, process) => id,
+            _ => find(process)?,
+        };
+        self.0 = Some((process, id));
+        Ok(Some(id))
     }
 }
 
