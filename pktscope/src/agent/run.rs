@@ -199,6 +199,7 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
         identity,
         verdicts,
         ledger: None,
+        bursts: memory::Bursts::default(),
         events: Vec::new(),
         effects: Vec::new(),
     };

@@ -13,7 +13,7 @@ use tracing::{error, warn};
 
 use super::{
     command::Command,
-    memory,
+    memory::{self, Bursts},
     outputs::Outputs,
     restore,
     schedule::Schedule,
@@ -52,6 +52,8 @@ pub(super) struct Turns {
     pub(super) verdicts: Verdicts,
     /// The last closed interval.
     pub(super) ledger: Option<Arc<Ledger>>,
+    /// Whether memory is to be given back.
+    pub(super) bursts: Bursts,
     /// What came and was not stepped yet.
     pub(super) events: Vec<Event>,
     /// What followed and was not handed out yet.
@@ -210,7 +212,7 @@ impl Turns {
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
                 match effect {
-                    Effect::Lookup(Lookup::Process(question)) => self.enricher.submit(question),
+                    Effect::Lookup(Lookup::Process(question)) => self.enricher.submit(*question),
                     Effect::Lookup(Lookup::Geo(addr)) => {
                         let geo = self.look_up(addr);
                         self.pipeline.step(Event::Answer(Answer::Geo(addr, geo)), now, &mut self.effects);
@@ -224,11 +226,17 @@ impl Turns {
             }
         }
         let has_alert = told.iter().any(|effect| matches!(effect, Effect::Alert(_)));
-        let state = match has_alert || self.schedule.is_save_due(now.boot) {
+        let is_save_due = self.schedule.is_save_due(now.boot);
+        let state = match has_alert || is_save_due {
             true => restore::changes(&mut self.pipeline),
             false => Vec::new(),
         };
         self.outputs.tell(&told, state, now);
+        self.bursts.note(told.len());
+        drop(told);
+        if is_save_due && self.bursts.is_over() {
+            memory::give_back();
+        }
     }
 
     fn look_up(&mut self, addr: IpAddr) -> Geo {

@@ -34,8 +34,8 @@ pub enum Effect {
 /// Something the core cannot know by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// All that `/proc` and the file system say of a process.
-    Process(ProcessLookup),
+    /// All that `/proc` and the file system say of a process; apart, because other effects are many and small.
+    Process(Box<ProcessLookup>),
     /// Country and AS of an address.
     Geo(IpAddr),
 }

@@ -240,7 +240,7 @@ impl ProcessTable {
         let key = self.use_stamp(stamp, now, effects);
         let previous = self.entries.get_mut(&key).and_then(|entry| entry.previous_at(at, &self.boot_id));
         let (process, question) = previous.unwrap_or_else(|| (self.materialise(key).unwrap_or_default(), None));
-        effects.extend(question.map(|question| Effect::Lookup(Lookup::Process(question))));
+        effects.extend(question.map(|question| Effect::Lookup(Lookup::Process(Box::new(question)))));
         self.as_stamped(process, stamp, now, effects)
     }
 
@@ -402,7 +402,7 @@ impl ProcessTable {
         if name.is_none() && !entry.is_awaiting_user {
             entry.is_awaiting_user = true;
             let question = ProcessLookup { uid: Some(stamp.uid), ..entry.question(LookupDepth::Image) };
-            effects.push(Effect::Lookup(Lookup::Process(question)));
+            effects.push(Effect::Lookup(Lookup::Process(Box::new(question))));
             self.due.insert((now.plus(self.limits.settle_timeout), key));
         }
         entry.as_user(process, stamp.uid, name.flatten())

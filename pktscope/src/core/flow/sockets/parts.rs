@@ -21,15 +21,11 @@ pub(super) struct Grown {
 }
 
 impl Grown {
-    /// All of a first report.
+    /// What a part's first report adds.
     pub(super) fn first(report: &SocketReport) -> Self {
-        Self {
-            sent: report.sent,
-            received: report.received,
-            segment_header_bytes: report.segment_header_bytes,
-            flow: None,
-            is_held: true,
-        }
+        let [sent, received] = [report.sent, report.received].map(|volume| counted_here(volume, report));
+        let segment_header_bytes = report.segment_header_bytes;
+        Self { sent, received, segment_header_bytes, flow: None, is_held: !report.is_closed }
     }
 
     /// Whether there is anything new.
@@ -54,22 +50,20 @@ impl<U: Default> SocketTracker<U> {
     /// What the part grew by since its last report. A part whose first report is its last is not held.
     pub(super) fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> Grown {
         let sweep = self.sweep;
-        let whole = Grown::first(report);
+        let &SocketReport { sent, received, segment_header_bytes, .. } = report;
         let Some(part) = self.parts.get_mut(part_key) else {
-            let Grown { sent, received, segment_header_bytes, .. } = whole;
             if !report.is_closed {
                 self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
             }
-            let [sent, received] = [sent, received].map(|volume| counted_here(volume, report));
-            return Grown { sent, received, is_held: !report.is_closed, ..whole };
+            return Grown::first(report);
         };
+        let whole = Grown { sent, received, segment_header_bytes, flow: part.flow, is_held: true };
         let segment_header_bytes =
             [0, 1].map(|way| report.segment_header_bytes[way].saturating_sub(part.segment_header_bytes[way]));
         part.segment_header_bytes = report.segment_header_bytes;
         let payload = [part.sent.payload_bytes, part.received.payload_bytes];
         let grown = grown(&report.sent, &part.sent).zip(grown(&report.received, &part.received));
         (part.sent, part.received, part.sweep) = (report.sent, report.received, sweep);
-        let whole = Grown { flow: part.flow, ..whole };
         match grown {
             Some((sent, received)) => {
                 part.sent.payload_bytes = part.sent.payload_bytes.max(payload[0]);

@@ -25,7 +25,8 @@ impl<U: Default> SocketTracker<U> {
     ) -> Counted {
         let started_at = report.started_at.min(report.at);
         let mut live = LiveFlow::new((report.netns, part_key.key), report, started_at, self.sweep);
-        (live.sent, live.received, live.last_seen) = (report.sent, report.received, report.at);
+        let grown = Grown::first(report);
+        (live.sent, live.received, live.last_seen) = (grown.sent, grown.received, report.at);
         live.take_facts(report, self.sweep);
         let reason = live.tcp.end_reason();
         live.phase = Phase::Closed(report.at, reason);
@@ -34,7 +35,7 @@ impl<U: Default> SocketTracker<U> {
         let snapshot = live.snapshot(id, Some((report.at, reason)), &mut self.histories);
         observer.change(FlowAction::Whole, report.at, snapshot, &mut live.user);
         self.ghosts.keep(&live, report.at);
-        Counted { growth: Grown::first(report).with(&Volume::default()), class: Some(class_of(&live.ownership)) }
+        Counted { growth: grown.with(&Volume::default()), class: Some(class_of(&live.ownership)) }
     }
 }
 

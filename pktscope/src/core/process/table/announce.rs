@@ -30,7 +30,7 @@ impl ProcessTable {
             return;
         }
         entry.asked = Some(depth);
-        effects.push(Effect::Lookup(Lookup::Process(entry.question(depth))));
+        effects.push(Effect::Lookup(Lookup::Process(Box::new(entry.question(depth)))));
     }
 
     pub(super) fn stop_waiting(&mut self, key: ProcessKey, effects: &mut Vec<Effect>) {
