@@ -8,7 +8,7 @@ use super::{
     config::ConfigArguments,
     destinations, dns, doctor, flows,
     listing::Listing,
-    output::Format,
+    output::{Format, Json},
     place::Place,
     processes,
     replay::{self, ReplayArguments},
@@ -60,7 +60,7 @@ pub enum Command {
     /// Show, forget, export or import what is learned of each program
     Baseline(BaselineArguments),
     /// Print one snapshot of the host as JSON
-    Snapshot,
+    Snapshot(Json),
     /// Put a capture or a recording through the same pipeline, offline and unprivileged
     #[command(after_help = replay::EXAMPLES)]
     Replay(ReplayArguments),
@@ -86,7 +86,7 @@ impl Arguments {
             Command::Alerts(arguments) => arguments.run(place),
             Command::Rules(format) => rules::run(place, *format),
             Command::Baseline(arguments) => arguments.run(place),
-            Command::Snapshot => snapshot::run(place),
+            Command::Snapshot(_) => snapshot::run(place),
             Command::Replay(arguments) => arguments.run(place),
             Command::Config(arguments) => arguments.run(place),
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     exit::UsageError,
-    output::{Format, local_clock, paper, print},
+    output::{Format, Json, local_clock, paper, print},
     place::Place,
 };
 use crate::{
@@ -59,7 +59,7 @@ enum BaselineCommand {
         all: bool,
     },
     /// Print what is learned as lines of JSON
-    Export,
+    Export(Json),
     /// Add what another host's export says
     Import {
         /// The export; - is standard input
@@ -73,7 +73,7 @@ impl BaselineArguments {
         match &self.command {
             BaselineCommand::Status { program, format } => status(&runtime_dir, program.clone(), *format),
             BaselineCommand::Reset { program, .. } => reset(&runtime_dir, program.clone()),
-            BaselineCommand::Export => export(&runtime_dir),
+            BaselineCommand::Export(_) => export(&runtime_dir),
             BaselineCommand::Import { file } => import(&runtime_dir, file),
         }
     }

@@ -57,7 +57,7 @@ fn of_store(error: &StoreError) -> Option<Exit> {
     matches!(error, StoreError::Locked { .. }).then_some(Exit::Running)
 }
 
-/// Whatever the sensor cannot do, the machine or its user does not let it.
-fn of_sensor(_: &SensorError) -> Option<Exit> {
-    Some(Exit::Unsupported)
+/// Whatever the sensor cannot do, the machine or its user does not let it; a folder that is none is the user's mistake.
+fn of_sensor(error: &SensorError) -> Option<Exit> {
+    Some(if matches!(error, SensorError::Cgroup { .. }) { Exit::Usage } else { Exit::Unsupported })
 }

@@ -18,6 +18,14 @@ pub struct Format {
     pub json: bool,
 }
 
+/// For what is JSON anyway, so that scripts can ask every command alike.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Json {
+    /// Print JSON, which this does anyway
+    #[arg(long)]
+    _json: bool,
+}
+
 /// Colour and width of standard output.
 pub(super) fn paper() -> Paper {
     let stdout = io::stdout();

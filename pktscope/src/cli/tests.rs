@@ -317,8 +317,20 @@ fn errors_have_their_exit_codes() {
     assert_eq!(wrapped(locked().into()), Exit::Running);
     assert_eq!(wrapped(crate::agent::RunError::from(locked()).into()), Exit::Running);
     assert_eq!(wrapped(crate::agent::RunError::from(crate::sensor::SensorError::Privilege).into()), Exit::Unsupported);
+    let no_folder =
+        crate::sensor::SensorError::Cgroup { path: "/x".into(), source: std::io::ErrorKind::NotFound.into() };
+    assert_eq!(wrapped(crate::agent::RunError::from(no_folder).into()), Exit::Usage);
     let mistakes = ConfigError::Mistakes { path: "/x".into(), mistakes: Vec::new() };
     assert_eq!(wrapped(mistakes.into()), Exit::Usage);
     assert_eq!(wrapped(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()), Exit::Done);
     assert_eq!(wrapped(anyhow::anyhow!("anything else")), Exit::Failed);
+}
+
+#[test]
+fn what_is_json_anyway_takes_the_flag_too() {
+    for command in [["pktscope", "snapshot"].as_slice(), &["pktscope", "baseline", "export"]] {
+        for line in [command.to_vec(), [command, &["--json"]].concat()] {
+            assert!(Arguments::try_parse_from(&line).is_ok(), "{line:?}");
+        }
+    }
 }

@@ -369,8 +369,12 @@ fn open_cgroup(wanted: Option<&Path>) -> Result<(PathBuf, File), SensorError> {
     };
     let refuse = |source| SensorError::Cgroup { path: path.clone(), source };
     let folder = File::open(&path).map_err(refuse)?;
-    // A folder of another file system would be refused as a bad descriptor only when the first program is attached.
-    fs::metadata(path.join("cgroup.procs")).map_err(refuse)?;
+    // Another file system's folder would be refused as a bad descriptor only when the first program is attached, a file
+    // of this one too.
+    let kind = rustix::fs::fstatfs(&folder).map_err(io::Error::from).map_err(refuse)?.f_type;
+    if kind != libc::CGROUP2_SUPER_MAGIC || !folder.metadata().map_err(refuse)?.is_dir() {
+        return Err(refuse(io::Error::other("it is something else")));
+    }
     Ok((path, folder))
 }
 
