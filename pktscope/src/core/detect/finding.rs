@@ -1,13 +1,13 @@
 //! What a detector found, before it is known whether it becomes an alert.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use super::sight::{Actor, Sight};
 use crate::core::{
     alert::grouping::About,
     alert::{Evidence, Fact, RuleId, Severity},
     baseline::{Baseline, ProgramId, Steady},
-    flow::Flow,
+    flow::{Endpoint, Flow},
     process::Process,
 };
 
@@ -153,10 +153,11 @@ pub fn program_words(normal: &Baseline, id: ProgramId) -> Arc<str> {
 
 /// How a sentence names a flow's destination.
 pub fn destination_words(flow: &Flow) -> String {
-    let port = flow.destination.port;
+    let Endpoint { addr, port } = flow.destination;
+    let place = if port == 0 { addr.to_string() } else { SocketAddr::new(addr, port).to_string() };
     match &flow.domain {
-        Some(domain) => format!("{} ({}:{port})", domain.name, flow.destination.addr),
-        None => format!("{}:{port}", flow.destination.addr),
+        Some(domain) => format!("{} ({place})", domain.name),
+        None => place,
     }
 }
 
