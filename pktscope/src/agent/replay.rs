@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read, Seek as _},
+    io::{self, BufReader, Read},
     path::{Path, PathBuf},
 };
 
@@ -17,7 +17,7 @@ use crate::{
         effect::{Effect, Lookup},
         event::{Answer, Event},
         flow::FlowId,
-        packet::Tunnels,
+        packet::{Tunnels, Undecoded},
         pipeline::Pipeline,
         time::{BootTime, Moment, WallTime},
     },
@@ -43,6 +43,14 @@ const CAPTURE_MAGICS: [[u8; 4]; 5] = [
     [0xd4, 0xc3, 0xb2, 0xa1],
     [0xa1, 0xb2, 0x3c, 0x4d],
     [0x4d, 0x3c, 0xb2, 0xa1],
+];
+
+/// First bytes of compressed files (RFC 1952, RFC 8878, the .xz file format, bzip2), and what unpacks them.
+const COMPRESSED_MAGICS: [(&[u8], &str); 4] = [
+    (&[0x1f, 0x8b], "zcat"),
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstdcat"),
+    (&[0xfd, b'7', b'z'], "xzcat"),
+    (b"BZh", "bzcat"),
 ];
 
 /// Of a silence in a recording, so much is lived through second by second: one day, after which every window is empty.
@@ -90,7 +98,9 @@ impl ReplayReport {
     pub fn is_complete(&self) -> bool {
         self.fault.is_none()
             && match &self.input {
-                ReplayInput::Capture(statistics) => statistics.capture.is_complete(),
+                ReplayInput::Capture(statistics) => {
+                    statistics.capture.is_complete() && statistics.undecoded[Undecoded::UnknownLink.index()] == 0
+                }
                 ReplayInput::Recording(stats) => stats.torn + stats.incomplete + stats.too_long == 0,
             }
     }
@@ -107,6 +117,14 @@ pub enum ReplayError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The input is packed.
+    #[error("{path} is compressed; unpack it first: `{program} {path} | pktscope replay -`")]
+    Compressed {
+        /// Which.
+        path: PathBuf,
+        /// What unpacks it.
+        program: &'static str,
     },
     /// The input is no capture.
     #[error("failed to read capture {path}")]
@@ -144,18 +162,19 @@ pub trait ReplayWatcher {
 pub fn replay(options: &ReplayOptions, watcher: &mut dyn ReplayWatcher) -> Result<ReplayReport, ReplayError> {
     let path = &options.file;
     let failed = |source| ReplayError::Open { path: path.clone(), source };
-    let mut file = File::open(path).map_err(failed)?;
+    let is_standard_input = path.as_os_str() == "-";
+    let mut file = File::open(if is_standard_input { Path::new("/dev/stdin") } else { path }).map_err(failed)?;
     let total = file.metadata().map_err(failed)?.len();
-    let is_capture = is_capture(&mut file).map_err(failed)?;
-    let session = Session::new(options, watcher, total)?;
-    if is_capture { session.capture(file, path, options.config.replay.tunnels) } else { session.recording(file) }
-}
-
-fn is_capture(file: &mut File) -> io::Result<bool> {
     let mut magic = Vec::new();
-    file.take(4).read_to_end(&mut magic)?;
-    file.rewind()?;
-    Ok(CAPTURE_MAGICS.iter().any(|known| magic == known))
+    (&mut file).take(4).read_to_end(&mut magic).map_err(failed)?;
+    if let Some((_, program)) = COMPRESSED_MAGICS.iter().find(|(known, _)| magic.starts_with(known)) {
+        return Err(ReplayError::Compressed { path: path.clone(), program });
+    }
+    let is_capture = CAPTURE_MAGICS.iter().any(|known| magic == known);
+    let session = Session::new(options, watcher, total)?;
+    // A pipe can't be wound back.
+    let whole = io::Cursor::new(magic).chain(file);
+    if is_capture { session.capture(whole, path, options.config.replay.tunnels) } else { session.recording(whole) }
 }
 
 /// One replay under way.
@@ -192,7 +211,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn capture(mut self, file: File, path: &Path, tunnels: Tunnels) -> Result<ReplayReport, ReplayError> {
+    fn capture(mut self, file: impl Read, path: &Path, tunnels: Tunnels) -> Result<ReplayReport, ReplayError> {
         let failed = |source| ReplayError::Capture { path: path.to_owned(), source };
         let reader = capture::Reader::new(file).map_err(failed)?;
         let mut packets = PacketReader::new(reader, tunnels);
@@ -224,7 +243,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn recording(mut self, file: File) -> Result<ReplayReport, ReplayError> {
+    fn recording(mut self, file: impl Read) -> Result<ReplayReport, ReplayError> {
         let mut recording = Recording::new(BufReader::with_capacity(1 << 20, file));
         let fault = loop {
             match recording.next_event() {
@@ -341,5 +360,46 @@ fn remembered(options: &ReplayOptions) -> Result<(Detection, FlowId), StoreError
             Ok((restore::detection(&options.config, &reader)?, first_id))
         }
         None => Ok((Detection::new(settings::detection(&options.config)), FlowId(1))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Nobody;
+
+    impl ReplayWatcher for Nobody {
+        fn alert(&mut self, _alert: &Alert) {}
+
+        fn progress(&mut self, _read: u64, _total: u64) {}
+    }
+
+    fn replayed(bytes: &[u8]) -> Result<ReplayReport, ReplayError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("input");
+        fs::write(&file, bytes).unwrap();
+        replay(&ReplayOptions { file, config: Config::default(), state_dir: None, events: None }, &mut Nobody)
+    }
+
+    /// A pcap file of one frame of four bytes.
+    fn capture(link: u32) -> Vec<u8> {
+        let words = [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, link, 1, 0, 4, 4, 0];
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn packed_input_is_named_with_what_unpacks_it() {
+        let packed = replayed(&[0x1f, 0x8b, 8, 0, 0, 0]).err().unwrap().to_string();
+        assert!(packed.contains("zcat") && packed.contains("input"), "{packed}");
+    }
+
+    #[test]
+    fn a_capture_of_an_unknown_link_type_is_not_read_as_empty() {
+        assert!(replayed(&capture(1)).unwrap().is_complete());
+        assert!(!replayed(&capture(9_999)).unwrap().is_complete());
     }
 }

@@ -247,8 +247,53 @@ fn reload(options: &RunOptions, commands: &Sender<Command>) {
     match (options.reload)() {
         Ok(config) => {
             info!("configuration read again");
+            let later = started_with(&options.config, &config);
+            if !later.is_empty() {
+                warn!("{} changed: that takes effect when the agent is started again", later.join(", "));
+            }
             let _ = commands.send(Command::Configure(Box::new(config)));
         }
-        Err(fault) => warn!("{fault}; the configuration stays as it was"),
+        Err(fault) => warn!("{}; the configuration stays as it was", with_causes(&fault)),
+    }
+}
+
+/// Settings that differ, and that an agent takes only when it starts.
+fn started_with(before: &Config, now: &Config) -> Vec<&'static str> {
+    let (was, is) = (&before.sensor, &now.sensor);
+    let settings = [
+        ("agent", before.agent != now.agent),
+        ("sensor.ring_bytes", was.ring_bytes != is.ring_bytes),
+        ("sensor.peers_max", was.peers_max != is.peers_max),
+        ("sensor.traffic_control", was.traffic_control != is.traffic_control),
+        ("store", before.store != now.store),
+        ("sink", before.sink != now.sink),
+        ("geoip", before.geoip != now.geoip),
+    ];
+    settings.into_iter().filter_map(|(name, has_changed)| has_changed.then_some(name)).collect()
+}
+
+fn with_causes(fault: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(fault.source(), |cause| cause.source());
+    causes.fold(fault.to_string(), |said, cause| format!("{said}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_start_takes_is_named() {
+        let (before, mut now) = (Config::default(), Config::default());
+        now.flow.flows_max += 1;
+        assert!(started_with(&before, &now).is_empty(), "taken at once");
+        now.sensor.ring_bytes.0 *= 2;
+        now.agent.state_dir = "/elsewhere".into();
+        assert_eq!(started_with(&before, &now), ["agent", "sensor.ring_bytes"]);
+    }
+
+    #[test]
+    fn a_fault_is_told_with_its_causes() {
+        let fault = Config::load(Some(std::path::Path::new("/nonexistent"))).expect_err("there is none");
+        assert!(with_causes(&fault).ends_with("No such file or directory (os error 2)"), "{}", with_causes(&fault));
     }
 }

@@ -11,12 +11,16 @@ use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{place::Place, run::DetectionArguments};
+use super::{exit::UsageError, place::Place, run::DetectionArguments};
 use crate::{
     agent::{self, ReplayInput, ReplayOptions, ReplayReport, ReplayWatcher},
     clock,
     config::{self, Config},
-    core::{alert::Alert, packet::Tunnels},
+    core::{
+        alert::Alert,
+        packet::{Tunnels, Undecoded},
+    },
+    replay::packets::ReplayStatistics,
     sink::ecs::Exporter,
     view,
 };
@@ -33,7 +37,7 @@ not be read: what could be is replayed first.";
 /// What to replay, and what to do with what it raises.
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArguments {
-    /// A capture (pcap, pcapng) or a recording (what `run --events` wrote)
+    /// A capture (pcap, pcapng) or a recording (what `run --events` wrote); - is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
@@ -86,6 +90,11 @@ impl ReplayArguments {
     }
 
     fn compare_with(&self, config: Config, other: PathBuf, place: &Place) -> anyhow::Result<()> {
+        if self.file.as_os_str() == "-" {
+            return Err(
+                UsageError("standard input can be replayed once only; --compare needs a file".to_owned()).into()
+            );
+        }
         let other_place = Place { config: Some(other), ..place.clone() };
         let mut other_config = other_place.config()?;
         self.apply(&mut other_config);
@@ -124,8 +133,10 @@ fn complain(arguments: &ReplayArguments, report: &ReplayReport) -> anyhow::Resul
 fn unread(input: &ReplayInput) -> String {
     match input {
         ReplayInput::Capture(statistics) => {
-            let capture = &statistics.capture;
-            format!("{} bad blocks skipped, {} bytes unread", capture.bad_blocks, capture.unread_bytes)
+            let (capture, unknown) = (&statistics.capture, statistics.undecoded[Undecoded::UnknownLink.index()]);
+            let links =
+                if unknown == 0 { String::new() } else { format!(", {unknown} frames of an unknown link type") };
+            format!("{} bad blocks skipped, {} bytes unread{links}", capture.bad_blocks, capture.unread_bytes)
         }
         ReplayInput::Recording(stats) => {
             let lines = stats.torn + stats.incomplete + stats.too_long;
@@ -161,7 +172,13 @@ impl Printer {
             return self.exporter.alert_text(alert, alert.at);
         }
         let at = jiff::Timestamp::from_nanosecond(i128::from(alert.at.wall.0)).unwrap_or_default();
-        format!("{}  {:8}  {:18}  {}", at.strftime("%F %T"), alert.severity.name(), alert.rule.id(), alert.message)
+        format!(
+            "{}  {:8}  {:18}  {}",
+            at.strftime("%F %T"),
+            alert.severity.name(),
+            alert.rule.id(),
+            view::printable(&alert.message)
+        )
     }
 }
 
@@ -184,7 +201,9 @@ fn summarise(report: &ReplayReport, took: Duration) {
     let seconds = took.as_secs_f64().max(1e-9);
     let rate = view::bytes((report.bytes as f64 / seconds) as u64);
     let what = match &report.input {
-        ReplayInput::Capture(statistics) => format!("{} frames", view::count(statistics.capture.frames)),
+        ReplayInput::Capture(statistics) => {
+            format!("{} frames{}", view::count(statistics.capture.frames), undecoded(statistics))
+        }
         ReplayInput::Recording(stats) => format!("{} lines", view::count(stats.lines)),
     };
     eprintln!(
@@ -196,13 +215,21 @@ fn summarise(report: &ReplayReport, took: Duration) {
     );
 }
 
+/// Frames that ought to hold a packet, and of which none could be made.
+fn undecoded(statistics: &ReplayStatistics) -> String {
+    let words = |(reason, frames): (&str, u64)| format!("{} {}", view::count(frames), reason.replace('_', " "));
+    let is_fault = |(reason, frames): &(&str, u64)| *frames != 0 && *reason != Undecoded::NotIp.name();
+    let faults: Vec<String> = statistics.undecoded_by_reason().filter(is_fault).map(words).collect();
+    if faults.is_empty() { String::new() } else { format!(" ({})", faults.join(", ")) }
+}
+
 /// What a replay raised: rule and incident, in order.
 #[derive(Default)]
 struct Collector(Vec<(String, String)>);
 
 impl ReplayWatcher for Collector {
     fn alert(&mut self, alert: &Alert) {
-        self.0.push((alert.dedup_key.clone(), format!("{:18}  {}", alert.rule.id(), alert.message)));
+        self.0.push((alert.dedup_key.clone(), format!("{:18}  {}", alert.rule.id(), view::printable(&alert.message))));
     }
 
     fn progress(&mut self, _read: u64, _total: u64) {}
@@ -223,4 +250,43 @@ fn print_difference(before: &[(String, String)], after: &[(String, String)]) -> 
         }
     }
     stdout.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        alert::{Evidence, RuleId, Severity},
+        time::Moment,
+    };
+
+    #[test]
+    fn a_programs_name_moves_no_cursor_and_begins_no_line() {
+        let alert = Alert {
+            id: 1,
+            rule: RuleId::NewProcessEgress,
+            severity: Severity::Warning,
+            at: Moment::default(),
+            message: "/tmp/a\u{1b}[2J\nb\u{202e}c made its first egress".to_owned(),
+            dedup_key: "key".to_owned(),
+            evidence: Evidence::default(),
+            flow: None,
+            process: None,
+            domain: None,
+        };
+        let line = Printer::new(false, false).line(&alert);
+        assert!(line.ends_with("/tmp/a\\u{1b}[2J\\nb\\u{202e}c made its first egress"), "{line}");
+        let mut compared = Collector::default();
+        compared.alert(&alert);
+        assert!(compared.0[0].1.ends_with(&line[line.len() - 30..]), "{compared:?}", compared = compared.0);
+    }
+
+    #[test]
+    fn frames_that_are_no_packets_are_counted_unless_they_are_none_on_purpose() {
+        let mut statistics = ReplayStatistics::default();
+        statistics.undecoded[Undecoded::NotIp.index()] = 9;
+        assert_eq!(undecoded(&statistics), "");
+        statistics.undecoded[Undecoded::UnknownLink.index()] = 2;
+        assert_eq!(undecoded(&statistics), " (2 unknown link)");
+    }
 }

@@ -30,6 +30,15 @@ pub enum StoreError {
         /// Where.
         directory: PathBuf,
     },
+    /// Whether there is a database can't be seen.
+    #[error("the state directory {directory} is closed to this user; use sudo")]
+    Closed {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The database cannot be opened.
     #[error("failed to open database {path}")]
     Open {

@@ -83,8 +83,10 @@ impl Reader {
     /// None there, one that cannot be opened, or one that is not of this version.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(DATABASE_NAME);
-        if !path.exists() {
-            return Err(StoreError::Missing { directory: directory.to_owned() });
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Err(StoreError::Missing { directory: directory.to_owned() }),
+            Err(source) => return Err(StoreError::Closed { directory: directory.to_owned(), source }),
         }
         let connection = connect_read_only(&path)?;
         let found = identify(&connection, &path)?;

@@ -701,3 +701,15 @@ fn a_folder_without_a_database_says_what_to_do() {
     let error = Reader::open(folder.path()).unwrap_err();
     assert!(matches!(error, StoreError::Missing { .. }) && error.to_string().contains("pktscope run"), "{error}");
 }
+
+#[test]
+fn a_folder_that_cannot_be_looked_into_is_not_called_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    // Root may look into every folder, but a file is none for anybody.
+    let error = Reader::open(&file).err().unwrap();
+    assert!(matches!(error, StoreError::Missing { .. } | StoreError::Closed { .. }), "{error}");
+    let too_long = folder.path().join("x".repeat(300));
+    assert!(matches!(Reader::open(&too_long).err().unwrap(), StoreError::Closed { .. }), "it can't be told");
+}

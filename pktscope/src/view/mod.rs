@@ -8,6 +8,6 @@ mod units;
 
 pub use flows::{FlowLine, flow_cells, flow_columns, peer};
 pub use status::{StatusSection, status_text};
-pub use table::{Align, Cell, Column, Paper, Style, Table};
+pub use table::{Align, Cell, Column, Paper, Style, Table, printable};
 pub use times::{Clock, ago, span};
 pub use units::{bytes, count, rate};

@@ -2,7 +2,7 @@
 
 use unicode_width::UnicodeWidthStr as _;
 
-use super::{Cell, Style};
+use super::{Cell, Style, printable};
 
 /// A heading and what stands below it.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +21,7 @@ impl StatusSection {
 
     /// Adds a value.
     pub fn add(&mut self, name: impl Into<String>, value: impl Into<Cell>) -> &mut Self {
-        self.values.push((name.into(), value.into()));
+        self.values.push((printable(&name.into()), value.into()));
         self
     }
 }
@@ -53,7 +53,13 @@ mod tests {
     fn values_line_up_below_their_heading() {
         let mut agent = StatusSection::new("Agent");
         agent.add("pid", "7").add("state directory", Cell::new("/var/lib/pktscope").style(Style::Bad));
+        let mut asked = StatusSection::new("DNS");
+        asked.add("e\u{1b}[31mvil.example", "7");
         let text = status_text(&[agent, StatusSection::new("Empty")], false);
+        assert!(
+            !status_text(&[asked], false).contains('\u{1b}'),
+            "a name that somebody asked for is no escape sequence"
+        );
         assert_eq!(text, "Agent\n  pid              7\n  state directory  /var/lib/pktscope\n");
     }
 }

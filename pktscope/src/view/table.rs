@@ -109,7 +109,7 @@ impl<T: AsRef<str>> From<T> for Cell {
 }
 
 /// Escapes control characters and what reorders text (Unicode TR 36, bidirectional overrides).
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let is_safe = |letter: char| {
         !letter.is_control()
             && !matches!(letter, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
