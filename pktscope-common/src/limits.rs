@@ -4,6 +4,9 @@
 pub const COMM_BYTES: usize = 16;
 /// Room for the path given to `execve`; longer ones are cut and looked up in `/proc`.
 pub const FILENAME_BYTES: usize = 256;
+/// Room for the name of an image's directory entry: what older kernels keep in the entry itself (include/linux/dcache.h,
+/// `DNAME_INLINE_LEN`; newer ones have more).
+pub const IMAGE_NAME_BYTES: usize = 32;
 /// Room for the arguments of `execve`, zero-separated; a power of two, so that a length can be masked.
 pub const ARGUMENTS_BYTES: usize = 512;
 /// Room for a short payload, as most of DNS has; a power of two, so that a length can be masked.

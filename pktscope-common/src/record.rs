@@ -1,7 +1,7 @@
 //! One `repr(C)` struct for each record of the ring buffer, little or big endian as the machine is, without padding.
 
 use crate::{
-    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES},
+    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES, IMAGE_NAME_BYTES},
     state::{Counts, Stamp, Tuple},
 };
 
@@ -106,6 +106,8 @@ pub struct ExecRecord {
     pub filename_bytes: u32,
     /// The kernel's name, zero-padded.
     pub comm: [u8; COMM_BYTES],
+    /// The name of the image's directory entry, zero-padded: also files in memory have one. Empty where it is longer.
+    pub image_name: [u8; IMAGE_NAME_BYTES],
     /// The path given to `execve`.
     pub filename: [u8; FILENAME_BYTES],
     /// The arguments, zero-separated.
@@ -187,7 +189,7 @@ pub struct LingerRecord {
 
 const _: () = assert!(size_of::<RecordHeader>() == 16);
 const _: () = assert!(size_of::<SocketRecord>() == 216);
-const _: () = assert!(size_of::<ExecRecord>() == 872);
+const _: () = assert!(size_of::<ExecRecord>() == 904);
 const _: () = assert!(size_of::<ForkRecord>() == 80);
 const _: () = assert!(size_of::<ExitRecord>() == 32);
 const _: () = assert!(size_of::<PayloadHeader>() == 104);

@@ -26,6 +26,9 @@ use crate::{
 /// Ports of DNS, mDNS (RFC 6762) and LLMNR (RFC 4795) in network order.
 const DNS_PORTS: [[u8; 2]; 3] = [53u16.to_be_bytes(), 5353u16.to_be_bytes(), 5355u16.to_be_bytes()];
 
+/// Port of IMAP in network order.
+const IMAP_PORT: [u8; 2] = 143u16.to_be_bytes();
+
 /// What a payload looks like.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looks {
@@ -33,6 +36,8 @@ enum Looks {
     Tls,
     /// An HTTP/1 request.
     Http,
+    /// A dialogue in the clear that may go on in TLS.
+    Upgrade,
     /// A QUIC packet with a long header.
     Quic,
     /// Nothing that names a destination.
@@ -110,23 +115,37 @@ fn judge(skb: *mut __sk_buff, tuple: &Tuple, part: Part, inspected: u8) -> Verdi
         return Verdict { is_copied: true, is_last: is_tcp && inspected >= INSPECTED_DNS_SEGMENTS };
     }
     let head = header::load::<5>(skb, part.at).unwrap_or([0; 5]);
-    let looks = if is_tcp { tcp_looks(head) } else { udp_looks(head[0]) };
+    let looks = if is_tcp { tcp_looks(head, tuple) } else { udp_looks(head[0]) };
     // A ClientHello's further segments look like nothing.
     let is_copied = looks != Looks::Other || (inspected != 0 && is_tcp);
     let is_whole = looks == Looks::Tls && u32::from(u16::from_be_bytes([head[3], head[4]])) + 5 <= part.bytes;
     Verdict { is_copied, is_last: !is_copied || is_whole || inspected + 1 >= INSPECTED_PAYLOADS }
 }
 
-/// A handshake record of TLS (RFC 8446 section 5.1), or the letters of an HTTP/1 method.
+/// A handshake record of TLS (RFC 8446 section 5.1), the letters of an HTTP/1 method, which also are those of SMTP's, POP3's
+/// and FTP's commands, or the start of another dialogue in the clear.
 #[inline(always)]
-fn tcp_looks(head: [u8; 5]) -> Looks {
+fn tcp_looks(head: [u8; 5], tuple: &Tuple) -> Looks {
     if head[0] == 0x16 && head[1] == 3 {
         return Looks::Tls;
+    }
+    if may_upgrade(head, tuple) {
+        return Looks::Upgrade;
     }
     let is_letter = |byte: u8| byte.is_ascii_uppercase();
     let is_method =
         is_letter(head[0]) && is_letter(head[1]) && is_letter(head[2]) && (is_letter(head[3]) || head[3] == b' ');
     if is_method { Looks::Http } else { Looks::Other }
+}
+
+/// What a client says before TLS: PostgreSQL's SSLRequest or GSSENCRequest, MySQL's short first packet, an LDAP message
+/// (RFC 4511 section 4.1.1), anything where IMAP is spoken, whose commands begin with a tag of the client's choice.
+#[inline(always)]
+fn may_upgrade(head: [u8; 5], tuple: &Tuple) -> bool {
+    let is_postgresql = head == [0, 0, 0, 8, 4];
+    let is_mysql = head[0] == 32 && head[1] == 0 && head[2] == 0 && head[3] == 1;
+    let is_ldap = head[0] == 0x30 && head[2] == 2 && head[3] == 1;
+    is_postgresql || is_mysql || is_ldap || tuple.remote_port == IMAP_PORT
 }
 
 /// The first bits of a QUIC long header (RFC 9000 section 17.2).

@@ -12,7 +12,7 @@ use core::{
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
 };
-use pktscope_common::knobs::{FIELD_COUNT, Field, features};
+use pktscope_common::knobs::{FIELD_COUNT, Field, NO_OFFSET, features};
 
 /// Offsets by [`Field`]; set by the agent before loading.
 #[unsafe(no_mangle)]
@@ -72,6 +72,13 @@ pub fn zeroed<T: Copy>() -> T {
 pub fn field_at(base: Kernel, field: Field) -> Kernel {
     // SAFETY: reads a static, volatile as above; the verifier checks every use of the sum.
     unsafe { base.add(read_volatile(addr_of!(OFFSETS[field as usize])) as usize) }
+}
+
+/// Whether this kernel has a field.
+#[inline(always)]
+pub fn has_field(field: Field) -> bool {
+    // SAFETY: reads a static, volatile as above.
+    unsafe { read_volatile(addr_of!(OFFSETS[field as usize])) != NO_OFFSET }
 }
 
 /// Value of a field.

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str}
 use pktscope_common::{
     counters::Counter,
     knobs::Field,
-    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES},
+    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES, IMAGE_NAME_BYTES},
     record::{ExecRecord, ExitRecord, ForkRecord, RecordKind},
     state::Stamp,
 };
@@ -96,6 +96,7 @@ fn fill_exec(slot: &mut MaybeUninit<ExecRecord>, task: Kernel, bprm: Kernel) {
         addr_of_mut!((*record).comm).write(comm(task));
     }
     fill_file(record, bprm);
+    fill_image_name(record, bprm);
     fill_filename(record, bprm);
     fill_arguments(record, task);
 }
@@ -112,6 +113,39 @@ fn fill_file(record: *mut ExecRecord, bprm: Kernel) {
         addr_of_mut!((*record).inode).write(inode.map_or(0, |inode| kernel::read(inode, Field::InodeNumber)));
         addr_of_mut!((*record).device).write(device);
     }
+}
+
+/// The name of the image's directory entry, where the entry itself holds it: a longer one lies where typed loads do not
+/// reach.
+#[inline(always)]
+fn fill_image_name(record: *mut ExecRecord, bprm: Kernel) {
+    let entry = kernel::follow(bprm, Field::BprmFile).and_then(entry_of);
+    // SAFETY: within the reserved record, and within the entry's name, which has at least as many bytes.
+    unsafe {
+        let name = addr_of_mut!((*record).image_name).cast::<u8>();
+        match entry {
+            Some(from) => {
+                (0..IMAGE_NAME_BYTES).for_each(|at| name.add(at).write_volatile(from.add(at).read_volatile()))
+            }
+            None => (0..IMAGE_NAME_BYTES).for_each(|at| name.add(at).write_volatile(0)),
+        }
+    }
+}
+
+/// Where a file's directory entry holds its name; the member was renamed in 6.14 (include/linux/dcache.h).
+#[inline(always)]
+fn entry_of(file: Kernel) -> Option<Kernel> {
+    if !kernel::has_field(Field::FileEntry) || !kernel::has_field(Field::EntryNameBytes) {
+        return None;
+    }
+    let entry = kernel::follow(file, Field::FileEntry)?;
+    if kernel::read::<u32>(entry, Field::EntryNameBytes) >= IMAGE_NAME_BYTES as u32 {
+        return None;
+    }
+    if kernel::has_field(Field::EntryName) {
+        return Some(kernel::field_at(entry, Field::EntryName));
+    }
+    kernel::has_field(Field::EntryShortName).then(|| kernel::field_at(entry, Field::EntryShortName))
 }
 
 /// The path given to `execve`, from the copy on the new stack: lockdown forbids reading the kernel's own

@@ -46,6 +46,7 @@ fn exec(number: u32) -> Exec {
             argument(format!("/build/project/target/object-{number}.o")),
             argument(format!("/build/project/source/file-{number}.c")),
         ],
+        image_name: "program".into(),
         has_all_arguments: true,
     }
 }

@@ -118,12 +118,18 @@ fn a_host_header_names_a_connection_that_nobody_resolved() {
     assert_eq!(flow.text("pktscope.domain_source"), "http_host", "{flow}");
 }
 
-/// An `openssl s_server` with a certificate of its own.
-fn tls_server(far: &Host, folder: &Path, version: &str) -> (Daemon, SocketAddr) {
+/// A new key, and a certificate of it.
+fn certificate_in(folder: &Path) -> (PathBuf, PathBuf) {
     let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
     let mut request = Command::new("openssl");
     request.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]);
     output_of(request.args(["-subj", "/CN=test", "-keyout"]).arg(&key).arg("-out").arg(&certificate));
+    (key, certificate)
+}
+
+/// An `openssl s_server` with a certificate of its own.
+fn tls_server(far: &Host, folder: &Path, version: &str) -> (Daemon, SocketAddr) {
+    let (key, certificate) = certificate_in(folder);
     let mut server = far.namespace.command("openssl");
     server.args(["s_server", "-www", version, "-accept", &format!("{}:0", far.v4), "-key"]).arg(&key);
     server.arg("-cert").arg(&certificate).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -157,6 +163,57 @@ fn tls_1_2_is_named_by_its_hello() {
 #[test]
 fn tls_1_3_is_named_by_its_hello() {
     check_tls("-tls1_3", &["--tlsv1.3"], "t13d");
+}
+
+/// Speaks first where it is given a greeting, answers what comes with the next reply, and then goes on in TLS.
+const UPGRADING_SERVER: &str = "
+import socket, ssl, sys
+address, port, key, certificate, greeting, *replies = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(certificate, key)
+listener = socket.create_server((address, int(port)))
+print(listener.getsockname()[1], flush=True)
+connection, _ = listener.accept()
+connection.sendall(bytes.fromhex(greeting))
+for reply in replies:
+    connection.recv(4096)
+    connection.sendall(bytes.fromhex(reply))
+context.wrap_socket(connection, server_side=True).recv(1)
+";
+
+fn check_upgrade(protocol: &str, port: u16, greeting: &[u8], replies: &[&[u8]]) {
+    skip_if!(missing_programs(&["openssl", "python3"]));
+    let (pair, folder) = (pair(), TempDir::new().unwrap());
+    let (key, certificate) = certificate_in(folder.path());
+    let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut server = pair.far.namespace.command("python3");
+    server.args(["-c", UPGRADING_SERVER, &pair.far.v4.to_string(), &port.to_string()]).arg(key).arg(certificate);
+    server.arg(hexadecimal(greeting)).args(replies.iter().map(|reply| hexadecimal(reply)));
+    let mut child = server.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let line = BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    let _server = Daemon(child);
+    let addr = SocketAddr::new(pair.far.v4.into(), line.trim().parse().unwrap());
+    let mut client = pair.near.namespace.command("openssl");
+    client.args(["s_client", "-starttls", protocol, "-servername", "upgraded.example.test"]);
+    let pid = pid_of(client.args(["-connect", &addr.to_string()]).stdin(Stdio::null()));
+    let flow = expect_flow(pid, addr, "a named flow", |event| !event.text("destination.domain").is_empty());
+    assert_eq!(flow.text("destination.domain"), "upgraded.example.test", "{protocol}: {flow}");
+    assert_eq!(flow.text("pktscope.domain_source"), "tls_sni");
+    assert!(flow.text("tls.client.ja4").starts_with("t13d"), "{flow}");
+}
+
+#[test]
+fn mail_that_goes_on_in_tls_is_named_by_its_hello() {
+    check_upgrade("smtp", 0, b"220 x\r\n", &[b"250-x\r\n250 STARTTLS\r\n", b"220 go\r\n"]);
+    check_upgrade("pop3", 0, b"+OK\r\n", &[b"+OK\r\n"]);
+    check_upgrade("imap", 143, b"* OK\r\n", &[b"* CAPABILITY IMAP4rev1 STARTTLS\r\n. OK\r\n", b". OK\r\n"]);
+}
+
+#[test]
+fn other_protocols_that_go_on_in_tls_are_named_by_their_hello() {
+    check_upgrade("ftp", 0, b"220 x\r\n", &[b"211-x\r\n AUTH TLS\r\n211 End\r\n", b"234 go\r\n"]);
+    check_upgrade("postgres", 0, b"", &[b"S"]);
+    check_upgrade("ldap", 0, b"", &[b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00"]);
 }
 
 /// Sends OpenSSL's own ClientHello in three parts, each a segment of its own.

@@ -233,6 +233,15 @@ fn a_program_run_from_memory_is_named_so() {
 }
 
 #[test]
+fn a_program_run_from_memory_that_ended_at_once_is_named_so() {
+    skip_if!(missing_privilege());
+    let (pair, server) = with_server();
+    let sent = Traffic::new(&pair.near.namespace, &format!("--memfd tcp --to {}", server.addr)).run().unwrap();
+    let told = AGENT.expect(DEADLINE, "the program's flow", |event| flow::is_reported(event, &sent));
+    assert_eq!(told.text("process.executable").trim_end_matches(" (deleted)"), "/memfd:traffic-in-memory", "{told}");
+}
+
+#[test]
 fn an_exec_chain_is_its_last_program() {
     skip_if!(missing_privilege());
     let (pair, server) = with_server();

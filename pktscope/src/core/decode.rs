@@ -6,7 +6,7 @@ use std::{
 };
 
 use pktscope_common::{
-    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES},
+    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES, IMAGE_NAME_BYTES},
     record::{RECORD_VERSION, RecordKind},
     state::{self, Counts, PeerKey, PeerState, Tuple, flags, method},
 };
@@ -341,6 +341,7 @@ fn exec(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
     let (inode, device) = (reader.u64()?, reader.u32()?);
     let (arguments_bytes, total, filename_bytes) = (reader.u32()?, reader.u32()?, reader.u32()?);
     let comm = reader.text::<COMM_BYTES>()?;
+    let image_name = reader.text::<IMAGE_NAME_BYTES>()?;
     let filename: [u8; FILENAME_BYTES] = reader.array()?;
     let arguments: [u8; ARGUMENTS_BYTES] = reader.array()?;
     let filled =
@@ -355,6 +356,7 @@ fn exec(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
         comm,
         filename: filled(&filename, filename_bytes),
         file: FileId { device: device_number(device), inode },
+        image_name,
         arguments: split_arguments(arguments),
         has_all_arguments: arguments_bytes == total,
     }))

@@ -69,6 +69,8 @@ pub struct ProcessLookup {
     pub filename: Arc<str>,
     /// Device and inode of its image, where known.
     pub file: Option<FileId>,
+    /// The last part of the image's own path, or what a file in memory is called; empty where not known.
+    pub image_name: Arc<str>,
     /// Arguments, each ended by a NUL as in `/proc/PID/cmdline`; empty where not known.
     pub arguments: Arc<str>,
     /// The parent, where known.

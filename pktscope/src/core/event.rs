@@ -88,6 +88,9 @@ pub struct Exec {
     pub filename: Arc<str>,
     /// Device and inode of the image.
     pub file: FileId,
+    /// The last part of the image's own path, or what a file in memory is called (`memfd:NAME`); empty where it has 32 bytes
+    /// or more.
+    pub image_name: Arc<str>,
     /// Arguments, as far as they fit the record.
     pub arguments: Vec<Arc<str>>,
     /// Whether the record had room for all arguments.

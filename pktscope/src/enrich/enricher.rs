@@ -663,6 +663,8 @@ mod tests {
         let quick = bench.ask_quick(question.clone());
         assert_eq!(path_of(&quick), Path::new("/memfd:payload"));
         assert!(quick.missing.unwrap().contains("memfd"));
+        let entry = ProcessLookup { image_name: "memfd:payload of many letters".into(), ..question.clone() };
+        assert_eq!(path_of(&bench.ask_quick(entry)), Path::new("/memfd:payload of many letters"));
         let older = ProcessLookup { comm: "3".into(), ..question };
         assert_eq!(path_of(&bench.ask_quick(older)), Path::new("/memfd:"));
     }

@@ -115,11 +115,12 @@ fn ended(
     }
 }
 
-/// The name of a file in memory that went with its process: newer kernels take the process's own name from it, cut to 15
-/// bytes (fs/exec.c, begin_new_exec).
+/// The name of a file in memory that went with its process: its directory entry's, or the process's own, which newer kernels
+/// take from it and cut to 15 bytes (fs/exec.c, begin_new_exec).
 fn memory_name(question: &ProcessLookup, seen: &SeenFiles) -> Option<Arc<str>> {
     let is_in_memory = question.file.is_some_and(|file| Some(file.device) == seen.memory_device());
-    let name = question.comm.strip_prefix("memfd:").unwrap_or("");
+    let names = [&question.image_name, &question.comm];
+    let name = names.into_iter().find_map(|name| name.strip_prefix("memfd:")).unwrap_or("");
     is_in_memory.then(|| format!("{MEMFD}{name}").into())
 }
 

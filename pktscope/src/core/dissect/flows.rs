@@ -20,6 +20,7 @@ use super::{
     quic::{self, QuicHead},
     stream::Joiner,
     tls::{self, Progress, RawHello},
+    upgrade,
 };
 
 /// Ports of DNS, mDNS and LLMNR.
@@ -247,11 +248,25 @@ impl FlowDissector {
             (Progress::Done(hello), _) => self.name_by_hello(&hello, DomainSource::TlsSni, payload, out),
             (_, Progress::Done(host)) => self.name_by_host(host, payload, out),
             (Progress::NeedMore(need), _) | (_, Progress::NeedMore(need)) => {
-                tcp.need = need;
+                // Nothing yet is no good start.
+                tcp.need = if bytes.is_empty() { 1 } else { need };
                 Head::Tcp(tcp)
             }
-            (Progress::Other, Progress::Other) if tcp.may_start_earlier() => Head::Tcp(tcp),
-            (Progress::Other, Progress::Other) => self.end_unnamed(&tcp),
+            (Progress::Other, Progress::Other) => self.read_upgrade(tcp, payload, out),
+        }
+    }
+
+    /// What is neither TLS nor HTTP may become TLS.
+    fn read_upgrade(&mut self, mut tcp: Box<TcpHead>, payload: &Payload, out: &mut Vec<Event>) -> Head {
+        match upgrade::find_end(tcp.joiner.ready()) {
+            Progress::Done(len) => {
+                tcp.joiner.consume(len);
+                (tcp.is_placed, tcp.need) = (true, 1);
+                self.read_client_stream(tcp, payload, out)
+            }
+            Progress::NeedMore(_) => Head::Tcp(tcp),
+            Progress::Other if tcp.may_start_earlier() => Head::Tcp(tcp),
+            Progress::Other => self.end_unnamed(&tcp),
         }
     }
 
@@ -454,6 +469,26 @@ mod tests {
     #[test]
     fn request_on_any_port() {
         check(&[(0, b"GET / HTTP/1.1\r\nHo"), (18, b"st: example.com\r\n")], &["example.com"]);
+    }
+
+    #[test]
+    fn a_hello_after_a_dialogue_in_the_clear() {
+        let hello = records(&hello_bytes(b"mail.example"), 1 << 14);
+        let (a, b) = hello.split_at(40);
+        check(&[(5, b"EHLO x\r\n"), (13, b"STARTTLS\r\n"), (23, &hello)], &["mail.example"]);
+        check(&[(5, b"EHLO x\r\nSTARTTLS\r\n"), (23, a), (63, b)], &["mail.example"]);
+        check(&[(13, b"STARTTLS\r\n"), (5, b"EHLO x\r\n"), (23, a), (13, b"STARTTLS\r\n"), (63, b)], &["mail.example"]);
+        check(&[(0, b"\x00\x00\x00\x08\x04\xd2\x16\x2f"), (8, &hello)], &["mail.example"]);
+        check(&[(0, b""), (0, b"EHLO x\r\n"), (8, b"MAIL FROM:<a@b>\r\n"), (25, &hello)], &[]);
+    }
+
+    #[test]
+    fn a_dialogue_that_stays_in_the_clear_is_no_broken_start() {
+        let mut dissector = FlowDissector::default();
+        let segments: [(u32, &[u8]); 4] =
+            [(0, b""), (0, b"EHLO x\r\n"), (8, b"STARTTLS\r\n"), (18, b"MAIL FROM:<a@b>\r\n")];
+        assert_eq!(observe(&mut dissector, flow(Transport::TCP, 4000, 25), &segments), []);
+        assert_eq!((dissector.counters().unreadable_starts, dissector.buffered_bytes()), (0, 0));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod quic;
 pub mod reader;
 pub mod stream;
 pub mod tls;
+pub mod upgrade;
 
 #[cfg(test)]
 mod truth;

@@ -149,6 +149,7 @@ mod tests {
             filename: "/usr/bin/python3".into(),
             file: FileId { device: 1, inode: 2 },
             arguments: vec!["python3".into()],
+            image_name: "".into(),
             has_all_arguments: true,
         })
     }

@@ -251,6 +251,7 @@ impl Entry {
             comm: comm.clone(),
             filename: image.filename.clone(),
             file: image.file,
+            image_name: image.name.clone(),
             arguments: image.arguments.clone(),
             parent: self.parent,
             cgroup_id: self.cgroup_id.unwrap_or(0),

@@ -20,6 +20,8 @@ pub(super) struct Image {
     /// The image's absolute path, once an answer gave it.
     pub executable: Option<Arc<str>>,
     pub file: Option<FileId>,
+    /// The last part of its own path; empty where not known.
+    pub name: Arc<str>,
     /// Each ended by a NUL.
     pub arguments: Arc<str>,
     pub has_all_arguments: bool,
@@ -57,6 +59,7 @@ impl Image {
             filename: strings.share(&exec.filename),
             executable,
             file: Some(exec.file),
+            name: strings.share(&exec.image_name),
             arguments: strings.share(&terminated(&exec.arguments)),
             has_all_arguments: exec.has_all_arguments,
             facts: ImageFacts::default(),
@@ -71,6 +74,7 @@ impl Image {
             filename: "".into(),
             executable: is_readable.then(|| strings.share(&running.executable)),
             file: running.file,
+            name: "".into(),
             arguments: strings.share(&terminated(&running.arguments)),
             has_all_arguments: true,
             facts: ImageFacts::default(),
