@@ -19,6 +19,7 @@ macro_rules! fields {
 fields! {
     TaskGroupLeader = "task_struct"."group_leader",
     TaskRealParent = "task_struct"."real_parent",
+    TaskFlags = "task_struct"."flags",
     TaskTgid = "task_struct"."tgid",
     TaskStartBoottime = "task_struct"."start_boottime",
     TaskExitCode = "task_struct"."exit_code",
@@ -110,8 +111,10 @@ pub mod settings {
     pub const HAS_TUNNELS: u32 = 1;
     /// [`super::tunnels`] whose packets the kernel takes as they arrive.
     pub const TUNNELS: u32 = 2;
+    /// The number of the sweep that goes on.
+    pub const SWEEP: u32 = 3;
     /// Number of slots.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
 }
 
 /// Bits of the setting `TUNNELS`: what there are tunnels over.

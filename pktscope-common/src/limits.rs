@@ -28,5 +28,7 @@ pub const OVERFLOW_ENTRIES: u32 = 4_096;
 pub const DEVICE_ENTRIES: u32 = 1_024;
 /// Number of sockets whose last sender is remembered where that is not kept with the socket.
 pub const SENDER_ENTRIES: u32 = 16_384;
+/// Number of packet sockets whose end is noticed.
+pub const FRAME_SOCKET_ENTRIES: u32 = 4_096;
 /// Number of interfaces whose MTU is known.
 pub const INTERFACE_ENTRIES: u32 = 1_024;

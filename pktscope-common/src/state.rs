@@ -249,6 +249,8 @@ pub mod method {
     pub const BIND: u8 = 7;
     /// It was seen accepting the socket.
     pub const ACCEPTED: u8 = 8;
+    /// It was the last to hold the socket, accepted by nobody who was seen.
+    pub const CLOSE: u8 = 9;
 }
 
 const _: () = assert!(size_of::<Stamp>() == 24);

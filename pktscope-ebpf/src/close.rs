@@ -21,7 +21,7 @@ use crate::{
     emit,
     header::{context, protocol},
     kernel::{self, Kernel},
-    maps::{SETTINGS, SOCKETS},
+    maps::{FRAME_SOCKETS, SETTINGS, SOCKETS},
     peer,
     socket::{self, TaskFile},
 };
@@ -41,16 +41,17 @@ struct TcpDetail {
     state: u8,
 }
 
-/// A socket is released by its last holder: the end of one that is not TCP.
+/// A socket is released by its last holder: the end of one that is not TCP. Of an accepted TCP socket that nobody was seen
+/// using it tells who did.
 #[inline(always)]
 pub fn released(sock: *mut bpf_sock) {
     let is_tcp = context!(sock, protocol) == u32::from(protocol::TCP);
-    if is_tcp && !kernel::has_feature(features::NO_TRACING_STORAGE) {
-        return;
-    }
     let Some(state) = (unsafe { SOCKETS.get(sock.cast(), 0).as_mut() }) else { return };
     if is_tcp {
-        released_old(state);
+        socket::held_last(state);
+        if kernel::has_feature(features::NO_TRACING_STORAGE) {
+            released_old(state);
+        }
     } else {
         end(state, TcpDetail::default());
     }
@@ -235,6 +236,7 @@ pub fn swept_file(ctx: *const TaskFile) -> i32 {
 #[inline(always)]
 fn swept_socket(sk: *mut c_void, state: &mut SocketState) -> i32 {
     if state.flags & flags::REGISTERED == 0 {
+        note_frames(state);
         return NEXT;
     }
     let packets = packets(state);
@@ -246,6 +248,17 @@ fn swept_socket(sk: *mut c_void, state: &mut SocketState) -> i32 {
     }
     state.reported_packets = packets;
     NEXT
+}
+
+/// Notes that a packet socket is still there.
+#[inline(always)]
+fn note_frames(state: &SocketState) {
+    if state.flags & flags::FRAMES != 0 {
+        let cookie = state.cookie;
+        let sweep = SETTINGS.get(settings::SWEEP).copied().unwrap_or(0);
+        // Where there is no room its flows are told to end, and begin anew.
+        let _ = FRAME_SOCKETS.insert(&cookie, &sweep, 0);
+    }
 }
 
 #[inline(always)]

@@ -11,7 +11,10 @@ use aya_ebpf::{
 use pktscope_common::{
     counters::COUNTER_SLOTS,
     knobs::settings,
-    limits::{DEVICE_ENTRIES, INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES, RING_BYTES, SENDER_ENTRIES},
+    limits::{
+        DEVICE_ENTRIES, FRAME_SOCKET_ENTRIES, INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES, RING_BYTES,
+        SENDER_ENTRIES,
+    },
     state::{Counts, DeviceState, PeerKey, PeerState, SocketState, Stamp},
 };
 
@@ -77,6 +80,11 @@ pub static MTUS: HashMap<u64, u32, { INTERFACE_ENTRIES as usize }, NO_PREALLOC> 
 /// made and removed by the agent, counted in by `tc_egress`.
 #[btf_map]
 pub static DEVICES: PerCpuHashMap<u32, DeviceState, { DEVICE_ENTRIES as usize }, NO_PREALLOC> = PerCpuHashMap::new();
+
+/// The number of the last sweep that came by a packet socket, by its cookie: no hook tells of its end. Written by sweeps,
+/// read and emptied by the agent.
+#[btf_map]
+pub static FRAME_SOCKETS: HashMap<u64, u32, { FRAME_SOCKET_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
 
 /// Records for the agent.
 #[btf_map]

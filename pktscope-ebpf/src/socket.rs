@@ -5,8 +5,8 @@ use core::{ffi::c_void, ptr::addr_of};
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
     helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_netns_cookie,
-        bpf_get_socket_cookie, bpf_skc_to_tcp_sock, bpf_sock_from_file,
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_current_uid_gid,
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skc_to_tcp_sock, bpf_sock_from_file,
     },
 };
 use pktscope_common::{
@@ -117,6 +117,30 @@ pub fn accepted(ctx: *mut bpf_sock_addr) {
     }
     refresh(state, method::ACCEPTED);
     state.method = method::ACCEPTED;
+}
+
+/// `PF_KTHREAD` of include/linux/sched.h.
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// The last holder lets go of a socket: where nobody was seen accepting it or sending on it, that is its user. Not where
+/// the kernel does it for somebody else (net/unix/garbage.c, `unix_gc`).
+#[inline(always)]
+pub fn held_last(state: &mut SocketState) {
+    if state.method != method::ACCEPT || state.user.pid == current_pid() || is_kernel_thread() {
+        return;
+    }
+    refresh(state, method::CLOSE);
+}
+
+/// Whether the current task is a thread of the kernel, where that can be read.
+#[inline(always)]
+fn is_kernel_thread() -> bool {
+    if !kernel::has_feature(features::TASK_BTF) {
+        return false;
+    }
+    // SAFETY: takes no arguments; never null.
+    let task = unsafe { bpf_get_current_task_btf() as usize as Kernel };
+    kernel::read::<u32>(task, Field::TaskFlags) & KERNEL_THREAD != 0
 }
 
 /// A process is about to send on a socket.

@@ -11,7 +11,7 @@ use pktscope_tests::{
     namespace::{Namespace, Pair},
     server::{TcpServer, UdpServer},
     skip_if,
-    traffic::Traffic,
+    traffic::{Report, Traffic},
     wait::wait_until,
 };
 
@@ -133,6 +133,33 @@ fn frames_that_are_not_ip_are_attributed_without_a_flow() {
     let (tx, _) = settle(&agent, &pair);
     assert_eq!((tx.attributed, tx.unknown), (40 * (HEADERS + 100), 0), "{tx:?}");
     assert!(agent.events(|event| event.is("flow") && event.pid() == sent.pid).is_empty());
+}
+
+#[test]
+fn flows_of_frames_end_when_their_packet_socket_is_closed_and_not_before() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    let run = |port: u16| {
+        let (from, to) = (format!("{}:4000", pair.near.v4), format!("{}:{port}", pair.far.v4));
+        format!("packet --device {} --from {from} --to {to} --count 10 --linger", pair.near.device)
+    };
+    let start = |port| {
+        let mut running = Traffic::new(&pair.near.namespace, &run(port)).start().unwrap();
+        let report = running.report().unwrap();
+        (running, report)
+    };
+    let ((open, stays), (closing, goes)) = (start(4001), start(4002));
+    let begun = |sent: &Report| flow_of(&agent, sent.pid, "the frames' flow", |_| true);
+    let (lasting, ending) = (begun(&stays).flow_id(), begun(&goes).flow_id());
+    closing.finish().unwrap();
+    let end = agent.expect(DEADLINE, "the end of the closed socket's flow", |event| {
+        event.is_flow_end() && [stays.pid, goes.pid].contains(&event.pid())
+    });
+    assert_eq!((end.flow_id(), end.volume().sent_packets), (ending, 10), "{end}");
+    assert_eq!(end.text("event.reason"), "end_of_flow", "{end}");
+    assert!(agent.events(|event| event.is_flow_end() && event.flow_id() == lasting).is_empty());
+    open.finish().unwrap();
 }
 
 #[test]

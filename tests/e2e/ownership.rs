@@ -157,6 +157,25 @@ fn a_worker_that_only_receives_owns_what_it_accepts() {
     }
 }
 
+#[test]
+fn a_worker_that_never_asks_for_an_address_owns_what_it_accepts() {
+    skip_if!(missing_privilege());
+    let pair = pair();
+    let listen = SocketAddr::from((pair.near.v4, 8080));
+    let run = format!("prefork --listen {listen} --workers 1 --blind");
+    let mut serving = Traffic::new(&pair.near.namespace, &run).start().unwrap();
+    let listener = serving.report().unwrap();
+    let client = Traffic::new(&pair.far.namespace, &format!("tcp --to {listen} --bytes 3000")).run().unwrap();
+    let worker = serving.finish().unwrap().pop().unwrap();
+    assert_eq!(worker.received_bytes, 3000);
+    let end = AGENT.expect(DEADLINE, "the worker's flow", |event| {
+        event.is_flow_end() && Side::Acceptor.is_of(event) && flow::joins(event, client.local.unwrap(), listen)
+    });
+    assert_eq!(end.pid(), worker.pid, "{end}");
+    assert_eq!(end.text("pktscope.attribution.method"), "close", "{end}");
+    assert_eq!(end.number("pktscope.attribution.creator_pid"), u64::from(listener.pid), "{end}");
+}
+
 /// Waits for the end of a flow that a server reports having served.
 fn expect_accepted(served: &Report) -> Event {
     let (source, destination) = (served.remote.unwrap(), served.local.unwrap());

@@ -292,6 +292,7 @@ fn how(method: u8) -> Method {
         method::SNAPSHOT => Method::Snapshot,
         method::RECEIVE => Method::Recvmsg,
         method::BIND => Method::Bind,
+        method::CLOSE => Method::Close,
         _ => Method::SocketCreate,
     }
 }

@@ -31,6 +31,9 @@ const IDLE_SWEEPS: u32 = 60;
 /// handshake over with its own first packet.
 const SHORT_IDLE_SWEEPS: u32 = 5;
 
+/// Sweeps in a row that do not come by a packet socket until it is over: one may run just before the socket's first frame.
+const MOST_ABSENCES: u32 = 2;
+
 /// Sweeps after which a place kept for TIME_WAIT is freed: it waits for a FIN as long (include/net/tcp.h,
 /// `TCP_FIN_TIMEOUT`).
 const LINGER_SWEEPS: u32 = 61;
@@ -42,6 +45,8 @@ struct Seen {
     /// Whether a report waited for its sender to be stamped.
     has_waited: bool,
     idle_sweeps: u32,
+    /// Sweeps in a row that did not come by the packet socket.
+    absences: u32,
     generation: u32,
 }
 
@@ -50,6 +55,7 @@ pub(super) struct Peers {
     table: HashMap<MapData, PeerKey, PeerState>,
     overflow: HashMap<MapData, u64, Counts>,
     senders: HashMap<MapData, u64, Stamp>,
+    frame_sockets: HashMap<MapData, u64, u32>,
     /// At most as many as the table holds.
     seen: AHashMap<Key, Seen>,
     generation: u32,
@@ -67,11 +73,13 @@ impl Peers {
         table: HashMap<MapData, PeerKey, PeerState>,
         overflow: HashMap<MapData, u64, Counts>,
         senders: HashMap<MapData, u64, Stamp>,
+        frame_sockets: HashMap<MapData, u64, u32>,
     ) -> Self {
         Self {
             table,
             overflow,
             senders,
+            frame_sockets,
             seen: AHashMap::new(),
             generation: 0,
             ended: AHashSet::new(),
@@ -92,13 +100,15 @@ impl Peers {
         }
     }
 
-    /// Reports peers that have seen packets, or all of them; frees the idle and those of sockets that ended.
+    /// Reports peers that have seen packets, or all of them; frees the idle and those of sockets that ended. `whole_sweep`
+    /// is the number of the sweep that has just come by every socket.
     ///
     /// # Errors
     /// The system's, where the table cannot be read.
     pub(super) fn sweep(
         &mut self,
         kind: SweepKind,
+        whole_sweep: Option<u32>,
         at: BootTime,
         events: &mut Vec<Event>,
         take: &mut dyn FnMut(&mut Vec<Event>),
@@ -106,6 +116,7 @@ impl Peers {
         self.generation = self.generation.wrapping_add(1);
         let entries = read_all(self.table.map().fd().as_fd(), &mut self.keys, &mut self.values)?;
         self.name_senders(entries);
+        self.note_absences(entries, whole_sweep);
         for index in 0..entries {
             let (key, state) = (self.keys[index], self.values[index]);
             self.visit(kind, at, &key, &state, events);
@@ -131,6 +142,25 @@ impl Peers {
             let remembered = || self.senders.get(&state.cookie, 0).ok();
             state.user = senders.get(&state.cookie).copied().or_else(remembered).unwrap_or_default();
             state.method = method::SEND;
+        }
+    }
+
+    /// Notes as ended the packet sockets that are no more, which nothing else tells of.
+    fn note_absences(&mut self, entries: usize, whole_sweep: Option<u32>) {
+        let Some(sweep) = whole_sweep else { return };
+        for index in 0..entries {
+            let (key, state) = (&self.keys[index], &self.values[index]);
+            if state.flags & flags::FRAMES == 0 {
+                continue;
+            }
+            let is_there = self.frame_sockets.get(&key.cookie, 0).is_ok_and(|last| last == sweep);
+            let seen = self.seen.entry(bytes_of(key)).or_default();
+            seen.absences = if is_there { 0 } else { seen.absences + 1 };
+            if seen.absences >= MOST_ABSENCES {
+                self.ended.insert(key.cookie);
+                // It may never have been there.
+                let _ = self.frame_sockets.remove(&key.cookie);
+            }
         }
     }
 

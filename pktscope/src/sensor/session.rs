@@ -107,6 +107,8 @@ pub struct Sensor {
     settings: Array<MapData, u32>,
     sweep: Option<OwnedFd>,
     is_sweep_complete: bool,
+    /// Sweeps so far.
+    sweeps: u32,
     devices: Option<Devices>,
     peers: Peers,
     sockets: Sockets<MapData>,
@@ -172,7 +174,13 @@ impl Sensor {
             lingering: Lingering::default(),
             counters: take(&mut ebpf, "COUNTERS")?,
             settings: take(&mut ebpf, "SETTINGS")?,
-            peers: Peers::new(take(&mut ebpf, "PEERS")?, take(&mut ebpf, "OVERFLOW")?, take(&mut ebpf, "SENDERS")?),
+            peers: Peers::new(
+                take(&mut ebpf, "PEERS")?,
+                take(&mut ebpf, "OVERFLOW")?,
+                take(&mut ebpf, "SENDERS")?,
+                take(&mut ebpf, "FRAME_SOCKETS")?,
+            ),
+            sweeps: 0,
             sockets,
             mtus,
             assumed_mtus: 0,
@@ -247,7 +255,9 @@ impl Sensor {
         }
         self.refresh_mtus();
         self.peers.note_ends(events);
-        self.peers.sweep(kind, at, events, take).map_err(fault("read the peers' counters"))?;
+        // A walk that paused may have missed some.
+        let whole_sweep = (pauses == 0 && self.sweep.is_some()).then_some(self.sweeps);
+        self.peers.sweep(kind, whole_sweep, at, events, take).map_err(fault("read the peers' counters"))?;
         if kind != SweepKind::Changed && pauses == 0 && self.is_sweep_complete {
             events.push(Event::SweepDone(at));
         }
@@ -264,7 +274,9 @@ impl Sensor {
         self.empty_ring(events, take);
         let Some(link) = self.sweep.take() else { return Ok(0) };
         let is_full = u32::from(kind != SweepKind::Changed);
-        let set = self.settings.set(settings::FULL_SWEEP, is_full, 0).map_err(io::Error::other);
+        self.sweeps = self.sweeps.wrapping_add(1);
+        let set = self.settings.set(settings::FULL_SWEEP, is_full, 0);
+        let set = set.and(self.settings.set(settings::SWEEP, self.sweeps, 0)).map_err(io::Error::other);
         let mut pauses = 0;
         let run = sys::run_iterator(link.as_fd(), || {
             pauses += 1;

@@ -134,6 +134,8 @@ pub enum Method {
     Accept,
     /// It held the socket when the agent started.
     Snapshot,
+    /// It was the last to hold the socket, which was accepted from a listener that another made.
+    Close,
     /// A recording said so.
     Recording,
 }

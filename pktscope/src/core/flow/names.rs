@@ -38,6 +38,7 @@ words!(Method {
     Connect => "connect",
     Sendmsg => "sendmsg",
     Recvmsg => "recvmsg",
+    Close => "close",
     Accept => "accept",
     Snapshot => "snapshot",
     Recording => "recording",

@@ -7,6 +7,7 @@ use std::{
         unix::process::CommandExt,
     },
     process::{self, Command},
+    ptr,
 };
 
 use anyhow::{Context, Result};
@@ -31,6 +32,24 @@ fn listen(addr: SocketAddr) -> Result<Socket> {
     socket.bind(&addr.into()).with_context(|| format!("failed to bind {addr}"))?;
     socket.listen(1024)?;
     Ok(socket)
+}
+
+/// Accepts without asking for the peer's address, as accept(2) lets one.
+fn accept_blindly(listener: &Socket) -> Result<Socket> {
+    // SAFETY: no address is asked for.
+    let fd =
+        unsafe { libc::accept4(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), libc::SOCK_CLOEXEC) } as isize;
+    let fd = i32::try_from(count("accept4", fd)?)?;
+    // SAFETY: the descriptor was just opened and has no other owner.
+    Ok(unsafe { Socket::from_raw_fd(fd) })
+}
+
+/// Reads a connection to its end and closes, without ever asking whose it is.
+fn serve_blindly(listener: &Socket) -> Result<()> {
+    let socket = accept_blindly(listener)?;
+    let received_bytes = moving::receive(socket.as_raw_fd(), Reading::Read)?;
+    drop(socket);
+    report::print(&Report { received_bytes, ..report::of_this_process("worker", "done") })
 }
 
 /// Reads a connection to its end, answers, closes, reports.
@@ -58,6 +77,9 @@ pub struct Prefork {
     /// Bytes of an answer.
     #[arg(long, default_value_t = 100)]
     reply: u64,
+    /// Never ask for a peer's address, and never answer.
+    #[arg(long)]
+    blind: bool,
 }
 
 impl Prefork {
@@ -67,7 +89,7 @@ impl Prefork {
         for _ in 0..self.workers {
             match fork()? {
                 0 => {
-                    (0..self.connections).try_for_each(|_| serve_one(&listener, self.reply))?;
+                    (0..self.connections).try_for_each(|_| self.serve(&listener))?;
                     process::exit(0);
                 }
                 worker => workers.push(worker),
@@ -75,6 +97,10 @@ impl Prefork {
         }
         report::print(&described("listener", "ready", &listener))?;
         workers.into_iter().try_for_each(wait)
+    }
+
+    fn serve(&self, listener: &Socket) -> Result<()> {
+        if self.blind { serve_blindly(listener) } else { serve_one(listener, self.reply) }
     }
 }
 
