@@ -135,12 +135,19 @@ fn replace<T>(known: &mut Option<T>, later: Option<T>) {
 /// A script's later answer; its known hash stays where the same path could not be read again.
 fn later_script(known: Option<&Arc<Script>>, later: &Arc<Script>) -> Arc<Script> {
     match known {
-        Some(known) if known.path == later.path => {
+        // Once the process has ended, its working directory is gone and the path is as it was written.
+        Some(known) if known.path == later.path || is_unresolved(&later.path, &known.path) => {
             let package = later.package.clone().or_else(|| known.package.clone());
-            Arc::new(Script { path: later.path.clone(), hash: known.hash.updated(&later.hash), package })
+            Arc::new(Script { path: known.path.clone(), hash: known.hash.updated(&later.hash), package })
         }
         _ => later.clone(),
     }
+}
+
+/// Whether a path is what was written of one that is known in full.
+fn is_unresolved(written: &str, full: &str) -> bool {
+    let name = written.rsplit('/').next().unwrap_or(written);
+    !written.starts_with(['/', '-']) && full.starts_with('/') && full.rsplit('/').next() == Some(name)
 }
 
 fn terminated(arguments: &[Arc<str>]) -> Arc<str> {

@@ -740,6 +740,16 @@ mod tests {
         assert!(bench.answer(&failed).is_none(), "nothing changed");
         assert_eq!(bench.table.get(child).unwrap(), before);
         assert_eq!((before.user.as_deref(), &before.hash), (Some("ann"), &known));
+
+        // Nor is a path that was resolved while the process lived.
+        let as_written = Script { path: "./x.py".into(), hash: ImageHash::Unreadable("ended".into()), package: None };
+        let failed =
+            ProcessFacts { key: child, image: 1, script: Some(Arc::new(as_written)), ..ProcessFacts::default() };
+        assert!(bench.answer(&failed).is_none(), "nothing changed");
+        let other = Script { path: "y.py".into(), hash: ImageHash::Pending, package: None };
+        let another = ProcessFacts { key: child, image: 1, script: Some(Arc::new(other)), ..ProcessFacts::default() };
+        bench.answer(&another);
+        assert_eq!(&*bench.table.get(child).unwrap().script.as_ref().unwrap().path, "y.py");
     }
 
     #[test]
