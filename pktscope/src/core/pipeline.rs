@@ -220,7 +220,7 @@ impl Pipeline {
         let processes = self.processes.counters();
         vec![
             ("flow_table", flows.evicted_unconfirmed + flows.evicted_confirmed),
-            ("process_table", processes.evicted_live + processes.evicted_ended),
+            ("process_table", processes.evicted_live + processes.evicted_owners),
             ("name_table", self.completion.names.counters().evicted_names),
             ("unasked_dns_answers", self.completion.names.counters().unasked_answers),
             ("dns_questions", self.completion.names.counters().evicted_questions),

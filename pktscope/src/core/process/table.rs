@@ -73,6 +73,8 @@ pub struct ProcessCounters {
     pub ends_missed: u64,
     /// Ended processes forgotten early because there were too many.
     pub evicted_ended: u64,
+    /// Of them, those that owned a socket or are an ancestor of one that did.
+    pub evicted_owners: u64,
     /// Live processes forgotten because the table was full.
     pub evicted_live: u64,
     /// Answers about an image that was replaced meanwhile; they go to that image while it is kept.
@@ -185,7 +187,6 @@ impl ProcessTable {
     pub fn on_exit(&mut self, exit: &Exit, effects: &mut Vec<Effect>) {
         self.end(exit.key.rounded(), exit.at, exit.status, effects);
         while self.ended.len() > self.limits.ended {
-            self.counters.evicted_ended += 1;
             self.forget_oldest_ended(effects);
         }
     }
@@ -847,6 +848,21 @@ mod tests {
         let counters = bench.table.counters();
         let forgotten = counters.evicted_ended + counters.evicted_live;
         assert_eq!(forgotten + bench.table.len() as u64, 1000);
+        assert_eq!(counters.evicted_owners, 0, "nobody needed any of them");
+    }
+
+    #[test]
+    fn an_ended_owner_that_is_forgotten_early_is_counted_apart() {
+        let mut bench = Bench::new(ProcessLimits { ended: 10, ..Default::default() });
+        for n in 0..30 {
+            bench.exec(key(1000 + n, 6), key(1, 0), "/bin/x", &["x"]);
+            if n < 5 {
+                bench.owner(key(1000 + n, 6));
+            }
+            bench.exit(key(1000 + n, 6));
+        }
+        let counters = bench.table.counters();
+        assert_eq!((counters.evicted_ended, counters.evicted_owners), (20, 5));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the table lets go: ended processes after a while, others where it is full.
 
-use super::{Announcement, Effect, ProcessKey, ProcessTable};
+use super::{Announcement, Effect, Entry, ProcessKey, ProcessTable};
 use crate::core::time::BootTime;
 
 /// Live processes looked at for one to evict before the oldest is taken regardless.
@@ -24,6 +24,9 @@ impl ProcessTable {
 
     pub(super) fn forget_oldest_ended(&mut self, effects: &mut Vec<Effect>) {
         if let Some((_, key)) = self.ended.pop_first() {
+            let is_needed = |entry: &Entry| !matches!(entry.announcement, Announcement::NotNeeded);
+            self.counters.evicted_ended += 1;
+            self.counters.evicted_owners += u64::from(self.entries.get(&key).is_some_and(is_needed));
             self.remove(key, effects);
         }
     }
@@ -49,7 +52,6 @@ impl ProcessTable {
             self.counters.evicted_live += 1;
             self.evict_live(effects);
         } else {
-            self.counters.evicted_ended += 1;
             self.forget_oldest_ended(effects);
         }
     }
