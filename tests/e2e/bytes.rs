@@ -9,7 +9,7 @@ use pktscope_tests::{
     machine::{missing_privilege, missing_program, missing_socket, older_than, output_of},
     namespace::{FAMILIES, Family, Pair},
     offload,
-    server::{RawServer, TcpServer, UdpServer},
+    server::{RawServer, SCTP, SctpServer, TcpServer, UdpServer},
     skip_if,
     traffic::{Report, Traffic},
     wait::wait_until,
@@ -80,6 +80,20 @@ fn multipath_tcp_is_counted_as_the_wire_is() {
     skip_if!(missing_socket("MPTCP", libc::AF_INET, libc::SOCK_STREAM, 262));
     check_streams(Family::V4, &["--mptcp"]);
     check_streams(Family::V6, &["--mptcp"]);
+}
+
+#[test]
+fn sctp_is_counted_as_the_wire_is_and_its_sender_named() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_socket("SCTP", libc::AF_INET, libc::SOCK_STREAM, SCTP));
+    let pair = pair();
+    let server = SctpServer::start(&pair.far.namespace, pair.far.v4.into()).unwrap();
+    let sent = run(&pair, &format!("sctp --to {} --bytes 20000", server.addr));
+    let end = end_of(&AGENT, &sent);
+    assert_eq!((end.pid(), end.text("network.transport")), (sent.pid, "sctp"), "{end}");
+    wait_until(DEADLINE, || (server.received.units() == 1).then_some(())).expect("the server reads to the end");
+    assert_eq!(server.received.bytes(), 20_000);
+    expect_volume(&AGENT, &pair.near, Family::V4, Side::Opener, "sctp");
 }
 
 #[test]

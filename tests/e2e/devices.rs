@@ -178,6 +178,84 @@ fn what_af_xdp_sends_is_unknown() {
     assert!(agent.events(|event| event.is("flow") && event.pid() == sent.pid).is_empty());
 }
 
+/// Hardware address that both ends of a pair have.
+const PAIR_HARDWARE: &str = "02:70:6b:74:73:01";
+/// Addresses by which the near end's second device and the far end talk.
+const UPPER: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+
+/// Puts a device of this kind on the near end's interface, into `namespace`; why not, where the kernel has none.
+fn add_upper(pair: &Pair, kind: &str, namespace: &Namespace) -> Option<String> {
+    let (near, far) = (&pair.near.namespace, &pair.far.namespace);
+    if let Err(error) = near.ip(&format!("link add upper0 link near0 type {kind}")) {
+        return Some(format!("this kernel has no such device: {error}"));
+    }
+    let hardware = if kind.starts_with("macvlan") { HARDWARE[0] } else { PAIR_HARDWARE };
+    if kind.starts_with("macvlan") {
+        near.ip(&format!("link set upper0 address {hardware}")).unwrap();
+    }
+    if namespace.path() != near.path() {
+        near.ip(&format!("link set upper0 netns {}", namespace.path().display())).unwrap();
+    }
+    namespace.set("ipv6/conf/upper0/disable_ipv6", "1").unwrap();
+    namespace.ip(&format!("addr add {}/24 dev upper0", UPPER[0])).unwrap();
+    namespace.ip("link set upper0 up").unwrap();
+    namespace.ip(&format!("neigh replace {} lladdr {PAIR_HARDWARE} nud permanent dev upper0", UPPER[1])).unwrap();
+    far.ip(&format!("addr add {}/24 dev far0", UPPER[1])).unwrap();
+    far.ip(&format!("neigh replace {} lladdr {hardware} nud permanent dev far0", UPPER[0])).unwrap();
+    None
+}
+
+/// Talks by a device that stands on the near end's interface, both in the agent's namespace.
+fn check_upper(kind: &str) {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    skip_if!(add_upper(&pair, kind, &pair.near.namespace));
+    let agent = agent_inside(&pair.near.namespace);
+    let server = UdpServer::start(&pair.far.namespace, UPPER[1].parse().unwrap(), true).unwrap();
+    let run = format!("udp --to {} --count 50 --bytes 500 --echo", server.addr);
+    Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    let below = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), true).unwrap();
+    let run = format!("udp --to {} --count 20 --bytes 100 --echo", below.addr);
+    Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    let (tx, rx) = settle(&agent, &pair);
+    let all = 50 * (HEADERS + 500) + 20 * (HEADERS + 100);
+    assert_eq!((tx.attributed, tx.interface), (all, pair.near.counters().sent_bytes), "{kind}: {tx:?}");
+    assert_eq!((rx.attributed, rx.interface), (all, pair.near.counters().received_bytes), "{kind}: {rx:?}");
+    assert_eq!(counted_twice(&agent), 0);
+}
+
+fn counted_twice(agent: &Agent) -> u64 {
+    let of = |event: &Event, side: &str| event.number(&format!("pktscope.ledger.{side}.counted_twice_bytes"));
+    agent.events(|event| event.is("ledger")).iter().map(|event| of(event, "tx") + of(event, "rx")).sum()
+}
+
+#[test]
+fn what_a_macvlan_carries_counts_once_at_the_interface_below() {
+    check_upper("macvlan mode bridge");
+}
+
+#[test]
+fn what_an_ipvlan_carries_counts_once_at_the_interface_below() {
+    check_upper("ipvlan mode l2");
+}
+
+#[test]
+fn what_a_container_s_macvlan_carries_is_its_process_s_flow_and_unknown_to_the_ledger_once() {
+    skip_if!(missing_privilege());
+    let (pair, container) = (Pair::new().unwrap(), Namespace::new().unwrap());
+    skip_if!(add_upper(&pair, "macvlan mode bridge", &container));
+    let agent = agent_inside(&pair.near.namespace);
+    let server = UdpServer::start(&pair.far.namespace, UPPER[1].parse().unwrap(), true).unwrap();
+    let run = format!("udp --to {} --count 50 --bytes 500 --echo", server.addr);
+    let sent = Traffic::new(&container, &run).run().unwrap();
+    let (tx, rx) = settle(&agent, &pair);
+    let bytes = 50 * (HEADERS + 500);
+    assert_eq!((tx.interface, tx.unknown, tx.attributed), (bytes, bytes, 0), "{tx:?}");
+    assert_eq!((rx.interface, rx.unknown, rx.attributed), (bytes, bytes, 0), "{rx:?}");
+    assert_eq!(counted_twice(&agent), 0);
+    flow_of(&agent, sent.pid, "the container's flow", |event| event.volume().sent_bytes == bytes);
+}
+
 /// Addresses of the tunnel's ends.
 const INNER: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 /// Theirs in hardware: VXLAN takes a frame that bears its own for an echo.

@@ -131,6 +131,27 @@ fn what_the_kernel_sends_in_another_namespace_with_the_same_addresses_is_not_in_
 }
 
 #[test]
+fn older_sockets_of_another_namespace_are_not_in_the_ledger() {
+    skip_if!(missing_privilege());
+    let (pair, other) = (Pair::new().unwrap(), Pair::new().unwrap());
+    let server = TcpServer::start(&other.far.namespace, other.far.v4.into(), 0).unwrap();
+    let run = format!("tcp --to {} --bytes 90000 --pause --linger", server.addr);
+    let mut older = Traffic::new(&other.near.namespace, &run).start().unwrap();
+    let sent = older.report().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    older.go_on().unwrap();
+    agent.expect(DEADLINE, "the older socket's flow", |event| {
+        event.is("flow") && event.pid() == sent.pid && event.volume().sent_bytes >= 90_000
+    });
+    Traffic::new(&pair.near.namespace, &format!("raw --to {} --count 5", pair.far.v4)).run().unwrap();
+    let (tx, _) = settle(&agent, &pair);
+    assert_eq!((tx.attributed, tx.unknown), (pair.near.counters().sent_bytes, 0), "{tx:?}");
+    let twice = |event: &Event| event.number("pktscope.ledger.tx.counted_twice_bytes");
+    assert_eq!(agent.events(|event| event.is("ledger")).iter().map(twice).sum::<u64>(), 0);
+    older.finish().unwrap();
+}
+
+#[test]
 fn what_no_socket_receives_is_unknown_for_that_reason() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::namespace::Namespace;
 
@@ -21,6 +22,9 @@ const CHUNK: usize = 64 * 1024;
 
 /// `IPPROTO_UDPLITE` (include/uapi/linux/in.h).
 const UDP_LITE: i32 = 136;
+
+/// `IPPROTO_SCTP` (include/uapi/linux/in.h).
+pub const SCTP: i32 = 132;
 
 /// What a server has received.
 #[derive(Debug, Default)]
@@ -102,6 +106,53 @@ fn answer(mut stream: TcpStream, reply: usize, received: &Received) {
     stream.shutdown(Shutdown::Write).unwrap_or_default();
     drop(stream);
     received.units.fetch_add(1, Ordering::SeqCst);
+}
+
+/// An SCTP server that reads associations, one at a time, each to its end.
+#[derive(Debug)]
+pub struct SctpServer {
+    listener: Socket,
+    /// Its address.
+    pub addr: SocketAddr,
+    /// What it received.
+    pub received: Arc<Received>,
+}
+
+impl SctpServer {
+    /// Listens inside a namespace on a free port.
+    ///
+    /// # Errors
+    /// Where it can't listen.
+    pub fn start(namespace: &Namespace, addr: IpAddr) -> Result<Self> {
+        let listener = namespace.run(|| listen_for_messages(SocketAddr::new(addr, 0)))?;
+        let addr = listener.local_addr()?.as_socket().context("an address of IP")?;
+        let (accepting, received) = (listener.try_clone()?, Arc::new(Received::default()));
+        let counting = received.clone();
+        thread::spawn(move || {
+            while let Ok((mut socket, _)) = accepting.accept() {
+                let mut buffer = vec![0; CHUNK];
+                while let Ok(count @ 1..) = socket.read(&mut buffer) {
+                    counting.bytes.fetch_add(count as u64, Ordering::SeqCst);
+                }
+                counting.units.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Ok(Self { listener, addr, received })
+    }
+}
+
+impl Drop for SctpServer {
+    fn drop(&mut self) {
+        // SAFETY: shutdown takes a descriptor that is open and an integer; it ends the accepting thread.
+        unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) };
+    }
+}
+
+fn listen_for_messages(addr: SocketAddr) -> Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::from(SCTP)))?;
+    socket.bind(&addr.into()).with_context(|| format!("failed to bind {addr}"))?;
+    socket.listen(8).context("failed to listen")?;
+    Ok(socket)
 }
 
 /// An HTTP/1 server that answers every request with a body of zeros and closes.

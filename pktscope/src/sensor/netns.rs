@@ -30,6 +30,17 @@ pub(super) fn cookie_of(socket: impl AsFd, sockets: &Sockets<impl Borrow<MapData
     })
 }
 
+/// The cookie of the network namespace of a socket that no hook saw being made: below Linux 5.14 that of a new socket there.
+///
+/// # Errors
+/// The system's, as [`cookie_of`] and [`own_cookie`].
+pub(super) fn cookie_of_old(socket: impl AsFd, sockets: &Sockets<impl Borrow<MapData> + Sync>) -> io::Result<u64> {
+    cookie_of(&socket, sockets).or_else(|_| {
+        let namespace = sys::namespace_of(socket.as_fd())?;
+        inside(&File::from(namespace), || own_cookie(sockets))
+    })
+}
+
 /// The cookie of this thread's network namespace.
 ///
 /// # Errors

@@ -48,7 +48,7 @@ struct Holder {
 ///
 /// # Errors
 /// Where `/proc` cannot be listed, and the last error where no socket at all could be stamped.
-pub(super) fn run(sockets: &mut Sockets<impl BorrowMut<MapData>>, cgroup: &Path) -> io::Result<()> {
+pub(super) fn run(sockets: &mut Sockets<impl BorrowMut<MapData> + Sync>, cgroup: &Path) -> io::Result<()> {
     let mut stamps = BTreeMap::new();
     let (mut stamped, mut refused) = (0_usize, None);
     for holder in holders()?.into_values() {
@@ -118,7 +118,7 @@ fn cgroup_id(process: &Process, mount: &Path) -> Option<u64> {
 }
 
 /// Writes a holder to its socket, unless that has an owner by now or is of no family that is counted.
-fn stamp_socket(sockets: &mut Sockets<impl BorrowMut<MapData>>, holder: Holder, user: Stamp) -> io::Result<()> {
+fn stamp_socket(sockets: &mut Sockets<impl BorrowMut<MapData> + Sync>, holder: Holder, user: Stamp) -> io::Result<()> {
     let socket = take(holder)?;
     let family = sockopt::socket_domain(&socket)?;
     if ![AddressFamily::INET, AddressFamily::INET6, AddressFamily::PACKET].contains(&family) {
@@ -127,8 +127,8 @@ fn stamp_socket(sockets: &mut Sockets<impl BorrowMut<MapData>>, holder: Holder, 
     let state = SocketState {
         flags: flags_of(&socket, holder)?,
         cookie: sockopt::socket_cookie(&socket)?,
-        // Below Linux 5.14 only programs are told it, and no flow needs it.
-        netns: netns::cookie_of(&socket, sockets).unwrap_or(0),
+        // Without it the socket counts as one of the agent's own network namespace.
+        netns: netns::cookie_of_old(&socket, sockets).unwrap_or(0),
         method: method::SNAPSHOT,
         user,
         ..SocketState::default()

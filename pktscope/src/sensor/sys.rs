@@ -103,6 +103,19 @@ pub(super) fn link_iterator(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>
     bpf(BPF_LINK_CREATE, &mut attributes).map(own)
 }
 
+/// `SIOCGSKNS` of include/uapi/linux/sockios.h.
+const NAMESPACE_OF_SOCKET: libc::c_ulong = 0x894c;
+
+/// A socket's network namespace.
+///
+/// # Errors
+/// The system's.
+pub(super) fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the request takes no argument and gives a new descriptor.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), NAMESPACE_OF_SOCKET as _) };
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(own(fd.into())) }
+}
+
 /// Which of a device's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {

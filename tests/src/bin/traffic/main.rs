@@ -10,6 +10,7 @@ mod packet;
 mod raw;
 mod report;
 mod scan;
+mod sctp;
 mod serve;
 mod socket;
 mod tcp;
@@ -34,6 +35,8 @@ enum Kind {
     Tcp(tcp::Tcp),
     /// Sends datagrams.
     Udp(udp::Udp),
+    /// Sends messages over SCTP.
+    Sctp(sctp::Sctp),
     /// Tries to connect to many addresses and ports.
     Scan(scan::Scan),
     /// Sends packets of any IP protocol from a raw socket.
@@ -77,6 +80,7 @@ fn run(kind: Kind) -> Result<()> {
         Kind::Tcp(tcp) => tcp.run(),
         Kind::Udp(udp) => udp.run(),
         Kind::Scan(scan) => scan.run(),
+        Kind::Sctp(sctp) => sctp.run(),
         Kind::Raw(raw) => raw.run(),
         Kind::Ping(ping) => ping.run(),
         Kind::Packet(packet) => packet.run(),
