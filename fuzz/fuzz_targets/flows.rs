@@ -10,7 +10,7 @@ use pktscope::core::{
 };
 
 fuzz_target!(|bytes: &[u8]| {
-    let limits = DissectLimits { flows: 6, buffered_bytes: 3000 };
+    let limits = DissectLimits { flows: 6, buffered_bytes: 3000, ..DissectLimits::default() };
     let mut dissector = FlowDissector::new(limits);
     let (mut out, mut rest) = (Vec::new(), bytes);
     while let Some(([flags, high, low, len], after)) = rest.split_first_chunk() {

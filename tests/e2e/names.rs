@@ -176,10 +176,16 @@ print(listener.getsockname()[1], flush=True)
 connection, _ = listener.accept()
 connection.sendall(bytes.fromhex(greeting))
 for reply in replies:
-    connection.recv(4096)
+    # No request is longer, and what follows MySQL's at once is TLS.
+    connection.recv(36)
     connection.sendall(bytes.fromhex(reply))
 context.wrap_socket(connection, server_side=True).recv(1)
 ";
+
+/// What a MySQL server says first: protocol 10, version, connection, nonce, all capabilities.
+const MYSQL_GREETING: &[u8] =
+    b"\x4a\0\0\0\x0a8.0.36\0\x01\0\0\0aaaaaaaa\0\xff\xff\x21\x02\0\xff\xff\x15\0\0\0\0\0\0\0\0\0\0\
+    aaaaaaaaaaaa\0mysql_native_password\0";
 
 fn check_upgrade(protocol: &str, port: u16, greeting: &[u8], replies: &[&[u8]]) {
     skip_if!(missing_programs(&["openssl", "python3"]));
@@ -213,6 +219,7 @@ fn mail_that_goes_on_in_tls_is_named_by_its_hello() {
 fn other_protocols_that_go_on_in_tls_are_named_by_their_hello() {
     check_upgrade("ftp", 0, b"220 x\r\n", &[b"211-x\r\n AUTH TLS\r\n211 End\r\n", b"234 go\r\n"]);
     check_upgrade("postgres", 0, b"", &[b"S"]);
+    check_upgrade("mysql", 0, MYSQL_GREETING, &[b""]);
     check_upgrade("ldap", 0, b"", &[b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00"]);
 }
 

@@ -177,10 +177,9 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
     let sensor = Sensor::attach(&settings::sensor(config))?;
     let boot_id = procfs::boot_id().map_err(system("read the boot id"))?;
     let netns = sensor.own_netns();
-    let mut limits =
+    let limits =
         PipelineSettings { processes: settings::processes(), ..settings::pipeline(config, boot_id, netns, &geo) };
-    limits.flow.hash_seed = settings::hash_seed();
-    let pipeline = Pipeline::new(limits, detection, first_id);
+    let pipeline = Pipeline::new(limits.seeded(settings::hash_seed()), detection, first_id);
     let now = clock::now();
     let sensor_settings = &config.sensor;
     let schedule =

@@ -24,4 +24,5 @@ pub mod packet;
 pub mod pipeline;
 pub mod process;
 pub mod reassembly;
+pub mod seed;
 pub mod time;

@@ -16,6 +16,7 @@ use super::{
     event::{DnsAnswer, DnsMessage, ServerName},
     flow::{Direction, Domain, DomainSource},
     process::{Process, ProcessKey},
+    seed::{DEFAULT_SEED, hasher},
     time::BootTime,
 };
 use claims::{Asker, Claims};
@@ -59,6 +60,8 @@ pub struct NameSettings {
     pub ttl_floor: Duration,
     /// Longest time a name holds; unbound's `cache-max-ttl`.
     pub ttl_cap: Duration,
+    /// Seed of the hashes of addresses and names, which others choose. No result depends on it.
+    pub hash_seed: u64,
 }
 
 impl Default for NameSettings {
@@ -69,6 +72,7 @@ impl Default for NameSettings {
             question_timeout: Duration::from_secs(30),
             ttl_floor: Duration::from_secs(60),
             ttl_cap: Duration::from_secs(86_400),
+            hash_seed: DEFAULT_SEED,
         }
     }
 }
@@ -125,9 +129,9 @@ impl NameTable {
     pub fn new(settings: NameSettings) -> Self {
         Self {
             settings,
-            questions: Questions::new(settings.max_questions, settings.question_timeout),
-            claims: Claims::new(settings.max_names),
-            resolvers: LruCache::with_hasher(MAX_RESOLVERS, fixed_hasher()),
+            questions: Questions::new(&settings),
+            claims: Claims::new(settings.max_names, hasher(settings.hash_seed)),
+            resolvers: LruCache::with_hasher(MAX_RESOLVERS, hasher(settings.hash_seed)),
             counters: NameCounters::default(),
         }
     }
@@ -311,11 +315,6 @@ fn is_resolver(process: &Process) -> bool {
     let executable = process.executable.rsplit('/').next().unwrap_or_default();
     let name = if executable.is_empty() { &process.comm } else { executable };
     RESOLVERS.contains(&name)
-}
-
-/// The same order of everything for the same inputs.
-fn fixed_hasher() -> ahash::RandomState {
-    ahash::RandomState::with_seeds(11, 12, 13, 14)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::core::{
     domain::is_address,
     event::{Event, FlowRef, Payload, ServerName},
     flow::{ClientHello, DomainSource, Transport},
+    seed::{DEFAULT_SEED, hasher},
 };
 
 use super::{
@@ -41,11 +42,13 @@ pub struct DissectLimits {
     pub flows: usize,
     /// Bytes buffered.
     pub buffered_bytes: usize,
+    /// Seed of the hashes of addresses and ports, which others choose. No result depends on it.
+    pub hash_seed: u64,
 }
 
 impl Default for DissectLimits {
     fn default() -> Self {
-        Self { flows: 65_536, buffered_bytes: 16 << 20 }
+        Self { flows: 65_536, buffered_bytes: 16 << 20, hash_seed: DEFAULT_SEED }
     }
 }
 
@@ -125,10 +128,8 @@ impl Default for FlowDissector {
 impl FlowDissector {
     /// A dissector without state.
     pub fn new(limits: DissectLimits) -> Self {
-        // Fixed seeds: the order of eviction, not of hashing, decides what is forgotten.
-        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
         Self {
-            heads: LruCache::unbounded_with_hasher(hasher),
+            heads: LruCache::unbounded_with_hasher(hasher(limits.hash_seed)),
             limits,
             buffered_bytes: 0,
             counters: DissectCounters::default(),
@@ -514,7 +515,7 @@ mod tests {
 
     #[test]
     fn bounds_over_all_flows() {
-        let limits = DissectLimits { flows: 50, buffered_bytes: 4000 };
+        let limits = DissectLimits { flows: 50, buffered_bytes: 4000, ..DissectLimits::default() };
         let mut dissector = FlowDissector::new(limits);
         let start = &records(&hello_bytes(b"example.org"), 1 << 14)[..100];
         for cookie in 0..1000 {
@@ -544,7 +545,7 @@ mod tests {
             ),
             is_udp in any::<bool>(),
         ) {
-            let limits = DissectLimits { flows: 8, buffered_bytes: 2000 };
+            let limits = DissectLimits { flows: 8, buffered_bytes: 2000, ..DissectLimits::default() };
             let mut dissector = FlowDissector::new(limits);
             let hello = records(&hello_bytes(b"example.org"), 30);
             let mut out = Vec::new();

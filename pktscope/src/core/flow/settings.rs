@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use crate::core::seed::DEFAULT_SEED;
+
 /// Bounds and time-outs of the tracker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowSettings {
@@ -46,7 +48,7 @@ impl Default for FlowSettings {
             update_interval: Duration::from_secs(60),
             socket_linger: Duration::from_millis(600),
             local_networks: Vec::new(),
-            hash_seed: 0x9e37_79b9_7f4a_7c15,
+            hash_seed: DEFAULT_SEED,
         }
     }
 }

@@ -6,9 +6,9 @@
 
 use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
+use ahash::RandomState;
 use hashbrown::HashTable;
 
-use super::fixed_hasher;
 use crate::core::{process::ProcessKey, time::BootTime};
 
 /// Names of one address, over all askers: content networks put thousands behind one.
@@ -75,7 +75,7 @@ pub(super) struct Claims {
     free: Vec<u32>,
     /// The first claim of each address.
     heads: HashTable<u32>,
-    hasher: ahash::RandomState,
+    hasher: RandomState,
     oldest: u32,
     newest: u32,
     hand: usize,
@@ -85,12 +85,12 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize, hasher: RandomState) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
             heads: HashTable::new(),
-            hasher: fixed_hasher(),
+            hasher,
             oldest: NONE,
             newest: NONE,
             hand: 0,
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_full_table_forgets_what_was_renewed_longest_ago() {
-        let mut claims = Claims::new(2);
+        let mut claims = Claims::new(2, RandomState::with_seeds(1, 2, 3, 4));
         let name: Arc<str> = "a.example".into();
         claims.put(addr(1), Asker::HOST, &name, at(1), at(900));
         claims.put(addr(2), Asker::HOST, &name, at(2), at(900));
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn names_of_one_address_are_bounded() {
-        let mut claims = Claims::new(1000);
+        let mut claims = Claims::new(1000, RandomState::with_seeds(1, 2, 3, 4));
         for number in 0..200 {
             claims.put(addr(1), Asker::HOST, &format!("{number}.example").into(), at(number), at(900));
         }
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn many_names_of_one_asker_do_not_drive_out_another_s() {
-        let mut claims = Claims::new(1000);
+        let mut claims = Claims::new(1000, RandomState::with_seeds(1, 2, 3, 4));
         let asker = |pid| Asker::process(ProcessKey { pid, started_at: at(0) });
         claims.put(addr(1), asker(1), &"quiet.example".into(), at(0), at(900));
         for number in 0..200 {
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn expired_names_leave_without_being_asked_for() {
-        let mut claims = Claims::new(1000);
+        let mut claims = Claims::new(1000, RandomState::with_seeds(1, 2, 3, 4));
         for last in 0..100 {
             claims.put(addr(last), Asker::HOST, &"a.example".into(), at(0), at(60));
         }
@@ -350,7 +350,7 @@ mod tests {
         /// The table against a plain map with the same rules, without bounds reached.
         #[test]
         fn as_a_plain_map(steps in proptest::collection::vec((0_u8..6, 0_u32..3, 0_u8..4, 1_u64..50), 0..200)) {
-            let mut claims = Claims::new(10_000);
+            let mut claims = Claims::new(10_000, RandomState::with_seeds(1, 2, 3, 4));
             let mut plain: BTreeMap<(u8, u32, String), (u64, u64)> = BTreeMap::new();
             for (now, (last, pid, name, ttl)) in (0..).zip(steps) {
                 let asker = Asker::process(ProcessKey { pid, started_at: at(0) });
@@ -370,7 +370,7 @@ mod tests {
 
         #[test]
         fn bounds_hold(steps in proptest::collection::vec((any::<u8>(), 0_u8..9, 0_u64..4), 0..400)) {
-            let mut claims = Claims::new(20);
+            let mut claims = Claims::new(20, RandomState::with_seeds(1, 2, 3, 4));
             for (now, (last, name, ttl)) in (0..).zip(steps) {
                 claims.put(addr(last), Asker::HOST, &format!("{name}.example").into(), at(now), at(now + ttl));
                 prop_assert!(claims.len() <= 20 && claims.slots.len() <= 20);

@@ -4,10 +4,11 @@ use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use lru::LruCache;
 
-use super::{claims::Asker, fixed_hasher};
+use super::{NameSettings, claims::Asker};
 use crate::core::{
     event::{DnsAnswer, DnsMessage},
     flow::{Endpoint, Transport},
+    seed::hasher,
     time::BootTime,
 };
 
@@ -46,12 +47,12 @@ pub(super) struct Questions {
 }
 
 impl Questions {
-    pub(super) fn new(max: usize, timeout: Duration) -> Self {
-        let max = NonZeroUsize::new(max).unwrap_or(NonZeroUsize::MIN);
+    pub(super) fn new(settings: &NameSettings) -> Self {
+        let max = NonZeroUsize::new(settings.max_questions).unwrap_or(NonZeroUsize::MIN);
         // Not `with_hasher`: that allocates the whole bound at once.
-        let mut waiting = LruCache::unbounded_with_hasher(fixed_hasher());
+        let mut waiting = LruCache::unbounded_with_hasher(hasher(settings.hash_seed));
         waiting.resize(max);
-        Self { waiting, timeout, evicted: 0 }
+        Self { waiting, timeout: settings.question_timeout, evicted: 0 }
     }
 
     pub(super) fn evicted(&self) -> u64 {

@@ -296,6 +296,23 @@ fn questions_are_bounded() {
 }
 
 #[test]
+fn nothing_depends_on_the_seed() {
+    let run = |hash_seed| {
+        let settings = NameSettings { max_names: 10, max_questions: 5, hash_seed, ..NameSettings::default() };
+        let mut table = NameTable::new(settings);
+        for number in 0..40 {
+            let name = format!("{number}.example");
+            table.observe_dns(&DnsMessage { id: 900 + number, ..question("waits.example", None, 10) });
+            resolve(&mut table, &name, Some(process(5, "/usr/bin/curl")), 10, 300);
+        }
+        let found = table.lookup(&[key(5)], SERVER.into(), at(12)).unwrap();
+        (found.name, found.candidates, table.counters())
+    };
+    assert_eq!(run(1), run(2));
+    assert_eq!(run(1), run(DEFAULT_SEED));
+}
+
+#[test]
 fn in_a_capture_every_message_counts() {
     let mut table = NameTable::default();
     let mut asked = question("a.example", None, 10);

@@ -14,6 +14,7 @@ use crate::core::{
     hold::{Hold, Wait},
     names::NameTable,
     process::{ProcessKey, ProcessTable},
+    seed,
     time::{BootTime, Moment},
 };
 
@@ -45,7 +46,7 @@ pub(super) struct Completion {
 
 impl Completion {
     pub(super) fn new(settings: &PipelineSettings) -> Self {
-        let hasher = || ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let hasher = || seed::hasher(settings.flow.hash_seed);
         Self {
             hold: Hold::new(settings.hold_flows, settings.hold_timeout),
             names: NameTable::new(settings.names),
