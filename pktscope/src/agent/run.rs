@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{self, Sender},
@@ -118,6 +118,7 @@ pub fn run(options: RunOptions) -> Result<(), RunError> {
     // First what no other state directory or file would change.
     Sensor::check(&settings::sensor(config))?;
     let store = open_store(&options)?;
+    config.agent.ready_file.as_deref().map_or(Ok(()), take_back_readiness)?;
     let events = config.agent.events.as_deref().map(|path| Jsonl::open(path, WhenFull::Lose)).transpose()?;
     let alerts = AlertSinks::start(&config.sink, &config.agent.state_dir, exporter())?;
     let geo = GeoDatabases::open(config.geoip.country.as_deref(), config.geoip.asn.as_deref())?;
@@ -144,6 +145,15 @@ pub fn run(options: RunOptions) -> Result<(), RunError> {
     let outputs = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     outputs.close()?;
     waited
+}
+
+/// Removes the ready file of an earlier run: whoever waits for it waits for this one.
+fn take_back_readiness(path: &Path) -> Result<(), RunError> {
+    // Anything else, such as a device, was not made by an agent.
+    if path.symlink_metadata().is_ok_and(|found| found.is_file()) {
+        std::fs::remove_file(path).map_err(|source| RunError::ReadyFile { path: path.to_owned(), source })?;
+    }
+    Ok(())
 }
 
 fn open_store(options: &RunOptions) -> Result<Store, StoreError> {
@@ -291,8 +301,19 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_runs_ready_file_is_taken_back_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("ready"), folder.path().join("link"));
+        take_back_readiness(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        [&file, &link].into_iter().for_each(|path| take_back_readiness(path).unwrap());
+        assert!(!file.exists() && link.exists());
+    }
+
+    #[test]
     fn a_fault_is_told_with_its_causes() {
-        let fault = Config::load(Some(std::path::Path::new("/nonexistent"))).expect_err("there is none");
+        let fault = Config::load(Some(Path::new("/nonexistent"))).expect_err("there is none");
         assert!(with_causes(&fault).ends_with("No such file or directory (os error 2)"), "{}", with_causes(&fault));
     }
 }
