@@ -199,9 +199,18 @@ fn add_upper(pair: &Pair, kind: &str, namespace: &Namespace) -> Option<String> {
     namespace.set("ipv6/conf/upper0/disable_ipv6", "1").unwrap();
     namespace.ip(&format!("addr add {}/24 dev upper0", UPPER[0])).unwrap();
     namespace.ip("link set upper0 up").unwrap();
-    namespace.ip(&format!("neigh replace {} lladdr {PAIR_HARDWARE} nud permanent dev upper0", UPPER[1])).unwrap();
+    // An ipvlan takes a frame to the address of its own hardware for one to its host.
+    far.ip(&format!("link set far0 address {}", HARDWARE[1])).unwrap();
     far.ip(&format!("addr add {}/24 dev far0", UPPER[1])).unwrap();
-    far.ip(&format!("neigh replace {} lladdr {hardware} nud permanent dev far0", UPPER[0])).unwrap();
+    let (below, beyond) = (pair.near.v4.to_string(), pair.far.v4.to_string());
+    for (from, device, to, lladdr) in [
+        (namespace, "upper0", UPPER[1], HARDWARE[1]),
+        (near, "near0", &beyond, HARDWARE[1]),
+        (far, "far0", UPPER[0], hardware),
+        (far, "far0", &below, PAIR_HARDWARE),
+    ] {
+        from.ip(&format!("neigh replace {to} lladdr {lladdr} nud permanent dev {device}")).unwrap();
+    }
     None
 }
 
