@@ -18,7 +18,7 @@ use crate::core::{
     flow::{
         Attribution, Direction, EndReason, Endpoint, Flow, FlowAction, FlowChange, Geo, TcpSummary, Transport, Volume,
     },
-    process::{ImageHash, Package, Process, Script},
+    process::{ImageHash, Process, Script},
     time::{BootTime, Moment},
 };
 
@@ -216,7 +216,7 @@ fn process<'a>(process: &'a Process, now: Moment) -> Document<'a> {
         }),
         user: user(process),
         container: container(process),
-        package: process.package.as_deref().map(package),
+        package: process.package.as_deref().map(PackageFields::from),
         pktscope: Some(Pktscope {
             cgroup: cgroup(process),
             process: Some(process_extra(process)),
@@ -276,17 +276,13 @@ fn process_extra(process: &Process) -> ProcessExtra<'_> {
     }
 }
 
-fn package(package: &Package) -> PackageFields<'_> {
-    PackageFields { r#type: Some(package.manager), name: Some(&package.name), version: Some(&package.version) }
-}
-
 fn script(script: &Script) -> ScriptFields<'_> {
     let (sha256, hash_error) = hash(&script.hash);
     ScriptFields {
         path: Some(&script.path),
         sha256,
         hash_error,
-        package: script.package.as_deref().map(package),
+        package: script.package.as_deref().map(PackageFields::from),
         package_is_unmodified: script.package.as_ref().and_then(|package| package.is_unmodified),
     }
 }

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use crate::core::{
     alert::{Evidence, Fact},
+    process,
     time::WallTime,
 };
 
@@ -137,6 +138,12 @@ optional! {
 
 optional! {
     pub(crate) struct Package<'a> { r#type: &'a str, name: &'a str, version: &'a str, }
+}
+
+impl<'a> From<&'a process::Package> for Package<'a> {
+    fn from(package: &'a process::Package) -> Self {
+        Self { r#type: Some(package.manager), name: Some(&package.name), version: Some(&package.version) }
+    }
 }
 
 optional! {
