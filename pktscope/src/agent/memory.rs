@@ -7,7 +7,7 @@ const MAPPED_BYTES: libc::c_int = 1 << 20;
 /// Free memory at the end of a thread's heap that is kept until it is given back with the rest, and by how much a heap
 /// grows: what comes and goes with every batch of flows is not asked for anew each time.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_BYTES: libc::c_int = 4 << 20;
+const KEPT_BYTES: libc::c_int = 2 << 20;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const GROWTH_BYTES: libc::c_int = 512 << 10;
 
