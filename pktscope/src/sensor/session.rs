@@ -375,10 +375,14 @@ fn map_fds(ebpf: &Ebpf) -> Vec<OwnedFd> {
 }
 
 fn open_cgroup(wanted: Option<&Path>) -> Result<(PathBuf, File), SensorError> {
-    let path = match wanted {
-        Some(path) => path.to_owned(),
-        None => cgroup_mount().ok_or(SensorError::NoCgroup)?,
-    };
+    match wanted {
+        Some(path) => open_cgroup_at(path.to_owned()),
+        // One that cannot be opened from here, as the first process's, is as none: nobody named it.
+        None => open_cgroup_at(cgroup_mount().ok_or(SensorError::NoCgroup)?).map_err(|_| SensorError::NoCgroup),
+    }
+}
+
+fn open_cgroup_at(path: PathBuf) -> Result<(PathBuf, File), SensorError> {
     let refuse = |source| SensorError::Cgroup { path: path.clone(), source };
     let folder = File::open(&path).map_err(refuse)?;
     // Another file system's folder would be refused as a bad descriptor only when the first program is attached, a file
