@@ -185,7 +185,7 @@ impl Peers {
         }
         let is_over = key.cookie != 0 && self.ended.contains(&key.cookie);
         if is_over || seen.idle_sweeps >= limit || (is_short && kind == SweepKind::Final) {
-            return self.free(at, key, events);
+            return self.free(at, key, state, events);
         }
         // A handshake waits for the socket that takes it over; what the kernel sends is the ledger's business at once.
         let is_handshake = state.flags & flags::HANDSHAKE != 0;
@@ -195,9 +195,12 @@ impl Peers {
     }
 
     /// Reports a peer for the last time. What it gets between its last look and its removal would be lost, so the look
-    /// is repeated right before.
-    fn free(&mut self, at: BootTime, key: &PeerKey, events: &mut Vec<Event>) {
-        let Ok(last) = self.table.get(key, 0) else { return };
+    /// is repeated right before. `named` may have a sender that the table has not.
+    fn free(&mut self, at: BootTime, key: &PeerKey, named: &PeerState, events: &mut Vec<Event>) {
+        let Ok(mut last) = self.table.get(key, 0) else { return };
+        if last.user.pid == 0 {
+            (last.user, last.method) = (named.user, named.method);
+        }
         if self.table.remove(key).is_ok() {
             events.push(Event::Socket(decode::peer(key, &last, at, IsClosed::Yes)));
         }
