@@ -30,11 +30,11 @@ impl Turns {
             Request::Record { verdicts } => self.take_verdicts(verdicts, now),
             Request::BaselineStatus { program } => self.baseline_status(program.as_deref()),
             Request::BaselineReset { program } => {
-                self.pipeline.detection().reset(program.as_deref());
+                self.desk.pipeline.detection().reset(program.as_deref());
                 self.store_changes(now)
             }
             Request::BaselineExport => {
-                let rows = self.pipeline.detection().export(None);
+                let rows = self.desk.pipeline.detection().export(None);
                 Ok(Value::Array(rows.into_iter().filter_map(store::export_row).collect()))
             }
             Request::BaselineImport { rows } => self.import(rows, now),
@@ -51,9 +51,9 @@ impl Turns {
         let alert = reader.alert(mark.alert_id).map_err(|fault| fault.to_string())?;
         let alert = alert.ok_or_else(|| format!("there is no alert {}", mark.alert_id))?;
         let row = DispositionRow::on_alert(&alert, &mark.verdict, &mark.analyst, &mark.note, now.wall);
-        let is_learned_from = self.pipeline.detection().close_incident(&alert.dedup_key, closing, now);
-        let state = restore::changes(&mut self.pipeline);
-        self.outputs.record(vec![row], state, now)?;
+        let is_learned_from = self.desk.pipeline.detection().close_incident(&alert.dedup_key, closing, now);
+        let state = restore::changes(&mut self.desk.pipeline);
+        self.desk.outputs.record(vec![row], state, now)?;
         Ok(json!({ "is_learned_from": is_learned_from }))
     }
 
@@ -64,16 +64,16 @@ impl Turns {
             let closing = closing_of(&record.verdict)?;
             let alert = record.alert_id.map(|id| reader.alert(id)).transpose().map_err(|fault| fault.to_string())?;
             if let Some(alert) = alert.flatten() {
-                self.pipeline.detection().close_incident(&alert.dedup_key, closing, now);
+                self.desk.pipeline.detection().close_incident(&alert.dedup_key, closing, now);
             }
         }
-        let state = restore::changes(&mut self.pipeline);
-        self.outputs.record(verdicts.into_iter().map(disposition).collect(), state, now)?;
+        let state = restore::changes(&mut self.desk.pipeline);
+        self.desk.outputs.record(verdicts.into_iter().map(disposition).collect(), state, now)?;
         Ok(Value::Null)
     }
 
     fn baseline_status(&mut self, program: Option<&str>) -> Result<Value, String> {
-        let baseline = self.pipeline.detection().baseline();
+        let baseline = self.desk.pipeline.detection().baseline();
         let is_wanted = |known: &Program| program.is_none_or(|name| *known.row.key.name == *name);
         let known = baseline.all_programs().map(|(_, known)| known).filter(|known| is_wanted(known));
         let mut reports: Vec<ProgramReport> = known.map(|known| program_report(known, baseline)).collect();
@@ -85,15 +85,15 @@ impl Turns {
         let rows: Result<Vec<_>, _> = rows.into_iter().map(store::import_row).collect();
         let rows = rows?;
         let given = rows.len();
-        let orphans = self.pipeline.detection().import(rows);
+        let orphans = self.desk.pipeline.detection().import(rows);
         self.store_changes(now)?;
         Ok(json!({ "imported": given - orphans, "skipped": orphans }))
     }
 
     /// Stores at once what a person changed, so that a kill does not bring the old state back.
     fn store_changes(&mut self, now: Moment) -> Result<Value, String> {
-        let state = restore::changes(&mut self.pipeline);
-        self.outputs.record(Vec::new(), state, now)?;
+        let state = restore::changes(&mut self.desk.pipeline);
+        self.desk.outputs.record(Vec::new(), state, now)?;
         Ok(Value::Null)
     }
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod command;
 mod control;
+mod desk;
 mod host;
 mod memory;
 mod notify;

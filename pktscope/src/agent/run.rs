@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::{
     command::Command,
     control::Control,
+    desk::Desk,
     memory, notify,
     outputs::Outputs,
     restore,
@@ -196,22 +197,18 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
         Schedule::new(sensor_settings.poll_interval, sensor_settings.sweep_interval, config.ledger.interval, now.boot);
     let identity = Identity { started_at: now.wall, state_dir: config.agent.state_dir.display().to_string() };
     let verdicts = Verdicts::new(config);
-    let mut turns = Turns {
-        sensor,
+    let desk = Desk {
         pipeline,
         enricher,
         answers,
         geo,
         outputs,
         schedule,
-        rates: Rates::default(),
-        identity,
-        verdicts,
         ledger: None,
         bursts: memory::Bursts::default(),
-        events: Vec::new(),
         effects: Vec::new(),
     };
+    let mut turns = Turns { sensor, desk, rates: Rates::default(), identity, verdicts, events: Vec::new() };
     turns.take_running(procfs::Proc::new().running().into_iter().map(Event::Running), now);
     turns.open_ledger(now);
     // The kernel's type information, and every process's files.

@@ -82,12 +82,12 @@ pub(super) fn report(turns: &mut Turns, now: Moment) -> StatusReport {
         rates: turns.rates.report(),
         counters: counters(turns),
         lost: turns.losses().into_iter().map(|(place, count)| (place.to_owned(), count)).collect(),
-        ledger: turns.ledger.as_deref().map(|ledger| ledger_report(ledger, now)),
+        ledger: turns.desk.ledger.as_deref().map(|ledger| ledger_report(ledger, now)),
         baseline: baseline(turns, now),
         memory: MemoryReport { resident_bytes: resident_bytes(), kernel_bytes: turns.sensor.kernel_memory() },
         store: store(turns),
-        sinks: turns.outputs.sinks(),
-        dns: Some(dns(turns.pipeline.dns())),
+        sinks: turns.desk.outputs.sinks(),
+        dns: Some(dns(turns.desk.pipeline.dns())),
         proposals: proposals(turns, now),
     }
 }
@@ -111,8 +111,8 @@ fn hook(status: &HookStatus) -> HookReport {
 }
 
 fn counters(turns: &mut Turns) -> BTreeMap<String, u64> {
-    let counters = turns.pipeline.counters();
-    let detection = turns.pipeline.detection().counts();
+    let counters = turns.desk.pipeline.counters();
+    let detection = turns.desk.pipeline.detection().counts();
     let named = [
         ("flows_open", counters.open_flows),
         ("flows_started", counters.flows.started),
@@ -152,7 +152,7 @@ fn side(side: &LedgerSide) -> LedgerSideReport {
 }
 
 fn store(turns: &Turns) -> StoreReport {
-    let stats = turns.outputs.store_stats();
+    let stats = turns.desk.outputs.store_stats();
     StoreReport {
         batches: stats.batches,
         rows: stats.rows,
@@ -164,8 +164,8 @@ fn store(turns: &Turns) -> StoreReport {
 }
 
 fn baseline(turns: &mut Turns, now: Moment) -> BaselineReport {
-    let steady = turns.pipeline.detection().steady(now);
-    let baseline = turns.pipeline.detection().baseline();
+    let steady = turns.desk.pipeline.detection().steady(now);
+    let baseline = turns.desk.pipeline.detection().baseline();
     let learning = baseline.all_programs().filter(|(id, _)| baseline.is_learning(*id, steady)).count();
     let (programs, pairs, _) = baseline.size();
     let (observed, window) = baseline.learning.progress();

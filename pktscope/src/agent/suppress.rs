@@ -26,7 +26,7 @@ impl Turns {
         let alert = reader.alert(wanted.alert_id).map_err(|fault| fault.to_string())?;
         let subject = alert.as_ref().and_then(AlertRow::subject);
         let subject = subject.ok_or_else(|| format!("there is no alert {} of a known rule", wanted.alert_id))?;
-        let steady = self.pipeline.detection().steady(now);
+        let steady = self.desk.pipeline.detection().steady(now);
         let suppression = generalise(&subject, wanted, steady)?;
         let since = WallTime(now.wall.0.saturating_sub(i64::try_from(COMPARED.as_nanos()).unwrap_or(i64::MAX)));
         let earlier =
@@ -44,7 +44,7 @@ impl Turns {
 
     /// Takes a suppression and stores it at once: what hides alerts must never be forgotten.
     fn apply(&mut self, suppression: Suppression, now: Moment) -> Result<u64, String> {
-        let added = self.pipeline.detection().suppressions_mut().add(suppression);
+        let added = self.desk.pipeline.detection().suppressions_mut().add(suppression);
         let id = added.map_err(|refusal| match refusal {
             Refusal::NoProgram => {
                 "the alert names no program, so that this would hide the rule for every one".to_owned()
@@ -58,8 +58,8 @@ impl Turns {
 
     /// Ends a suppression.
     pub(super) fn revoke(&mut self, id: u64, analyst: &str, now: Moment) -> Result<Value, String> {
-        let steady = self.pipeline.detection().steady(now);
-        if !self.pipeline.detection().suppressions_mut().revoke(id, analyst, steady) {
+        let steady = self.desk.pipeline.detection().steady(now);
+        if !self.desk.pipeline.detection().suppressions_mut().revoke(id, analyst, steady) {
             return Err(format!("there is no active suppression {id}; `pktscope alerts suppressions` lists them"));
         }
         self.store_suppressions(now);
@@ -67,14 +67,14 @@ impl Turns {
     }
 
     fn store_suppressions(&mut self, now: Moment) {
-        let changed = self.pipeline.detection().suppressions_mut().take_dirty();
-        self.outputs.tell(&[], changed.iter().map(store::suppression_row).collect(), now);
+        let changed = self.desk.pipeline.detection().suppressions_mut().take_dirty();
+        self.desk.outputs.tell(&[], changed.iter().map(store::suppression_row).collect(), now);
     }
 
     /// Every suppression, also those that are over.
     pub(super) fn suppressions(&mut self, now: Moment) -> Result<Value, String> {
-        let steady = self.pipeline.detection().steady(now);
-        let all = self.pipeline.detection().suppressions().all();
+        let steady = self.desk.pipeline.detection().steady(now);
+        let all = self.desk.pipeline.detection().suppressions().all();
         let reports: Vec<_> = all.iter().map(|suppression| report(suppression, steady)).collect();
         serde_json::to_value(reports).map_err(|error| error.to_string())
     }

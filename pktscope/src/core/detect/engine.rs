@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use super::{
     DetectionSettings, Detector, Finding, Verdict,
     flows::Flows,
+    judge::is_identified,
     programs::Programs,
     registry,
     sight::{Actor, DnsSight, LedgerSight},
@@ -287,7 +288,8 @@ impl Detection {
         if !message.is_response || is_agent {
             return;
         }
-        let actor = message.process.as_ref().map(|process| self.actor(process, at, now, alerts));
+        let known = message.process.as_ref().filter(|process| is_identified(process));
+        let actor = known.map(|process| self.actor(process, at, now, alerts));
         let sight = DnsSight { message, now: at, actor };
         self.ask(now, alerts, |detector, baseline, settings| detector.see_dns(&sight, baseline, settings));
     }

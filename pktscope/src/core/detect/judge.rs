@@ -12,11 +12,19 @@ use crate::core::{
     alert::{Alert, RuleId},
     baseline::{Location, PairState, ProgramId, Steady, rows::ProgramRow},
     flow::{Attribution, Direction, Flow, FlowAction, FlowChange, Transport, UnknownReason},
+    process::Process,
     time::Moment,
 };
 
 /// How far a program's last egress may lie behind in the table.
 const LAST_SEEN_GRAIN_SECONDS: u32 = 60;
+
+/// Whether a process's program is known at all. Where it ended before anybody could look and the record of its start was
+/// lost, it is some program: what it does is judged once more is known, or not at all, rather than as a program's first
+/// egress.
+pub(super) fn is_identified(process: &Process) -> bool {
+    !process.executable.is_empty()
+}
 
 impl Detection {
     pub(super) fn see_flow(&mut self, change: &FlowChange, at: Steady, now: Moment, alerts: &mut Vec<Alert>) {
@@ -30,15 +38,23 @@ impl Detection {
                     return;
                 }
                 let process = self.programs.latest(&owner.process);
+                if !is_identified(&process) {
+                    return self.weigh(change, self.host_actor(), at, now, alerts);
+                }
                 if matches!(change.action, FlowAction::Started | FlowAction::Whole) {
                     self.note_update_run(&process);
                 }
                 self.actor(&process, at, now, alerts)
             }
             Attribution::Unknown(UnknownReason::Capture) => self.capture_host(flow.source.addr, at),
-            Attribution::Unknown(_) | Attribution::Kernel => Actor { program: self.host, pid: 0 },
+            Attribution::Unknown(_) | Attribution::Kernel => self.host_actor(),
         };
         self.weigh(change, actor, at, now, alerts);
+    }
+
+    /// Who acts where no program is known to: nothing that a program alone is judged by is asked.
+    fn host_actor(&self) -> Actor {
+        Actor { program: self.host, pid: 0 }
     }
 
     /// The program that stands for a host of a capture, which has no processes.

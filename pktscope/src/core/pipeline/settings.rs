@@ -44,7 +44,7 @@ impl Default for PipelineSettings {
             netns: 0,
             has_geo: false,
             hold_timeout: Duration::from_secs(1),
-            hold_flows: 8_192,
+            hold_flows: 16_384,
             flow: FlowSettings::default(),
             processes: ProcessLimits::default(),
             dissect: DissectLimits::default(),

@@ -56,6 +56,17 @@ fn a_narrow_baseline_reports_every_first_egress() {
 }
 
 #[test]
+fn a_process_of_which_nothing_is_known_is_no_program() {
+    let mut host = Host::learned(|host| host.connect(from(AGENT)));
+    host.connect(from("").to([203, 0, 113, 9], 4_444));
+    host.pass(MINUTE);
+    assert!(host.alerts.is_empty(), "{:?}", host.alerts);
+    assert!(host.detection.export(Some("")).is_empty(), "nothing is learned for what has no name");
+    host.connect(from(DROPPER).to([203, 0, 113, 9], 4_444));
+    assert_eq!(host.rules(), [RuleId::NewProcessEgress], "the same from a program is told");
+}
+
+#[test]
 fn a_program_that_only_asks_a_resolver_is_waited_for() {
     let mut host = host();
     host.connect(from("/usr/bin/tool0").to([10, 0, 0, 1], 53));
