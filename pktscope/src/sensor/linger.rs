@@ -7,12 +7,12 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use crate::core::{
     decode::Lingered,
     event::{Event, SocketReport, SocketScope},
-    flow::Volume,
+    flow::{Endpoint, Transport, Volume},
     time::BootTime,
 };
 
@@ -72,6 +72,28 @@ impl Lingering {
         events.push(Event::Socket(report));
     }
 
+    /// Reports the ends of connections that the kernel answers for in `events`, before them: it has no TIME_WAIT socket
+    /// for them (`net.ipv4.tcp_max_tw_buckets`), and resets what still comes. Linear in what is held, where there are any.
+    pub(super) fn report_answered(&mut self, events: &mut Vec<Event>) {
+        let answered: AHashSet<_> = events.iter().filter_map(answered_by_kernel).collect();
+        if answered.is_empty() {
+            return;
+        }
+        let mut ends = Vec::new();
+        self.held.retain(|&(_, cookie)| {
+            let Some(held) = self.by_cookie.get_mut(&cookie) else { return false };
+            let is_answered = answered.contains(&(held.report.local, held.report.remote));
+            if is_answered {
+                held.is_reported = true;
+                self.remembered.push_back((held.report.at, cookie));
+                ends.push(Event::Socket(held.report.clone()));
+            }
+            !is_answered
+        });
+        ends.append(events);
+        *events = ends;
+    }
+
     /// Reports the ends that were held for long enough by `now`, and forgets those whose FIN can come no more.
     pub(super) fn expire(&mut self, now: BootTime, events: &mut Vec<Event>) {
         while let Some(cookie) = pop_older(&mut self.held, now, HOLD) {
@@ -89,6 +111,16 @@ impl Lingering {
     /// Reports every end that is held.
     pub(super) fn flush(&mut self, events: &mut Vec<Event>) {
         self.expire(BootTime(u64::MAX), events);
+    }
+}
+
+/// The ends of a TCP connection that no socket but the kernel's sends for.
+fn answered_by_kernel(event: &Event) -> Option<(Endpoint, Endpoint)> {
+    match event {
+        Event::Socket(SocketReport {
+            scope: SocketScope::Kernel, transport: Transport::TCP, local, remote, ..
+        }) => Some((*local, *remote)),
+        _ => None,
     }
 }
 
@@ -119,10 +151,7 @@ fn pop_older(queue: &mut VecDeque<(BootTime, u64)>, now: BootTime, age: Duration
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{
-        event::Opening,
-        flow::{Endpoint, Method, Transport},
-    };
+    use crate::core::{event::Opening, flow::Method};
 
     fn end(cookie: u64, at: u64) -> SocketReport {
         let endpoint = Endpoint { addr: [127, 0, 0, 1].into(), port: 1 };
@@ -185,6 +214,23 @@ mod tests {
         lingering.settle(&ack(1, 20), &mut events);
         lingering.flush(&mut events);
         assert_eq!(events.len(), 1, "a FIN that comes again is no other");
+    }
+
+    #[test]
+    fn the_end_comes_before_what_the_kernel_answers_for_it() {
+        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
+        lingering.hold(end(1, 9), &mut events);
+        let reset = SocketReport { scope: SocketScope::Kernel, cookie: 0, ..end(1, 10) };
+        let other = Endpoint { addr: [127, 0, 0, 1].into(), port: 2 };
+        events.push(Event::Socket(SocketReport { local: other, ..reset.clone() }));
+        lingering.report_answered(&mut events);
+        assert_eq!(events.len(), 1, "another connection's");
+        events.push(Event::Socket(reset));
+        lingering.report_answered(&mut events);
+        let scopes: Vec<_> = sent(&events).iter().map(|(scope, ..)| *scope).collect();
+        assert_eq!(scopes, [SocketScope::Primary, SocketScope::Kernel, SocketScope::Kernel]);
+        lingering.flush(&mut events);
+        assert_eq!(events.len(), 3, "once");
     }
 
     #[test]

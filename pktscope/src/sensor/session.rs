@@ -257,7 +257,14 @@ impl Sensor {
         self.peers.note_ends(events);
         // A walk that paused may have missed some.
         let whole_sweep = (pauses == 0 && self.sweep.is_some()).then_some(self.sweeps);
-        self.peers.sweep(kind, whole_sweep, at, events, take).map_err(fault("read the peers' counters"))?;
+        let Self { peers, lingering, .. } = self;
+        let mut take_with_ends = |events: &mut Vec<Event>| {
+            lingering.report_answered(events);
+            take(events);
+        };
+        let swept = peers.sweep(kind, whole_sweep, at, events, &mut take_with_ends);
+        lingering.report_answered(events);
+        swept.map_err(fault("read the peers' counters"))?;
         if kind != SweepKind::Changed && pauses == 0 && self.is_sweep_complete {
             events.push(Event::SweepDone(at));
         }
