@@ -12,7 +12,7 @@ use super::{
 };
 use crate::core::{
     event::{SocketReport, SocketScope},
-    flow::{EndReason, Volume, socket_tcp},
+    flow::{EndReason, Transport, Volume, socket_tcp},
     ledger::LedgerClass,
     time::BootTime,
 };
@@ -93,16 +93,22 @@ fn tuple_of(kept: &VecDeque<Ghost>, first: u32, number: u32) -> Option<&Tuple> {
 }
 
 impl<U: Default> SocketTracker<U> {
-    /// Whether a report is of what the kernel sends in the name of a connection that is over.
+    /// Whether a report is of what the kernel sends in the name of a connection that is over, or of what its listener
+    /// received for it and did not answer: it is no handshake.
     pub(super) fn is_of_ghost(&self, part_key: &PartKey, report: &SocketReport) -> bool {
-        report.scope == SocketScope::Kernel && self.ghosts.find(&(report.netns, part_key.key)).is_some()
+        let is_late = match report.scope {
+            SocketScope::Kernel => true,
+            SocketScope::Peer => report.transport == Transport::TCP && report.sent.packets == 0,
+            _ => false,
+        };
+        is_late && self.ghosts.find(&(report.netns, part_key.key)).is_some()
     }
 
     /// Counts what came too late for its flow.
     pub(super) fn absorb(&mut self, part_key: &PartKey, report: &SocketReport, grown: &Grown) -> Counted {
         let ghost = self.ghosts.find(&(report.netns, part_key.key)).copied();
         let Some(ghost) = ghost.filter(|_| grown.has_any()) else { return Counted::default() };
-        let answers_fin = ghost.answers_fin && report.received.packets == 0;
+        let answers_fin = ghost.answers_fin && report.scope == SocketScope::Kernel && report.received.packets == 0;
         let inferred = if answers_fin { grown.sent } else { Volume::default() };
         self.statistics.packets_inferred += inferred.packets;
         self.statistics.packets_late += grown.sent.packets + grown.received.packets + inferred.packets;

@@ -3,7 +3,7 @@
 use super::{PARTS_PER_FLOW, Part, PartKey, SocketTracker, grown};
 use crate::core::{
     event::SocketReport,
-    flow::{FlowId, Method, UnknownReason, Volume},
+    flow::{FlowId, Volume},
     ledger::Growth,
 };
 
@@ -78,11 +78,10 @@ impl<U: Default> SocketTracker<U> {
     }
 }
 
-/// A first report's totals: a TCP socket that is older than the agent tells its payload since the connection began, of
-/// which the packets counted since can have carried so much at most.
+/// A first report's totals: a TCP socket tells its payload since the connection began, which may be before the agent; the
+/// packets counted since can have carried so much at most.
 fn counted_here(volume: Volume, report: &SocketReport) -> Volume {
-    let is_older = report.method == Method::Snapshot || report.unknown == Some(UnknownReason::SocketOlderThanAgent);
-    if !is_older || report.tcp.is_none() {
+    if report.tcp.is_none() {
         return volume;
     }
     let headers = if report.local.addr.is_ipv4() { 40 } else { 60 };

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::{
     event::{Opening, Stamp, TcpReport},
-    flow::{ConnState, Direction, Endpoint, FlowSnapshot, Method, UnknownReason},
+    flow::{ConnState, Direction, Endpoint, FlowSnapshot, UnknownReason},
     process::ProcessKey,
 };
 
@@ -268,7 +268,7 @@ fn a_second_connection_on_a_tuple_gets_only_its_own_handshake() {
 #[test]
 fn payload_of_before_the_agent_is_not_the_flows() {
     let payload = |payload_bytes| Volume { payload_bytes, ..volume(5, 1000) };
-    let old = SocketReport { method: Method::Snapshot, sent: payload(60_000), ..report() };
+    let old = SocketReport { sent: payload(60_000), ..report() };
     let next = SocketReport { at: at(11), sent: Volume { payload_bytes: 60_100, ..volume(6, 1140) }, ..old.clone() };
     let changes = run(&[old, SocketReport { is_closed: true, ..next }], at(100));
     let told: Vec<_> = changes.iter().map(|(_, flow)| flow.sent.payload_bytes).collect();
@@ -320,6 +320,12 @@ fn what_comes_after_the_end_begins_no_flow_and_is_the_owners() {
     assert_eq!(tracker.report(&again, &mut changes).growth.wire_bytes, [52, 52]);
     assert_eq!(tracker.report(&again, &mut changes), Counted::default());
     assert_eq!((changes.len(), tracker.statistics().packets_late), (2, 4));
+
+    // A reset that finds only the listener.
+    let reset = SocketReport { cookie: 3, sent: Volume::default(), received: volume(1, 40), ..handshake() };
+    let late = SocketReport { local: report().local, remote: report().remote, at: at(32), started_at: at(32), ..reset };
+    let counted = tracker.report(&late, &mut changes);
+    assert_eq!((counted.growth.wire_bytes, counted.class, changes.len()), ([0, 40], Some(LedgerClass::Attributed), 2));
 
     // TIME-WAIT is over: what comes now has nothing to do with it.
     tracker.tick(at(91), &mut changes);
