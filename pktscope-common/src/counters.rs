@@ -13,12 +13,14 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Reports of a socket's end that found the ring full.
+    /// Reports of a socket's end that found the ring full, and no room to be kept.
     EndRingFull = "ring_full_socket_end",
     /// Bytes sent that such a report would have told.
     EndRingFullSentBytes = "ring_full_socket_end_sent_bytes",
     /// Bytes received that such a report would have told.
     EndRingFullReceivedBytes = "ring_full_socket_end_received_bytes",
+    /// Reports of a socket's end that found the ring full, kept or lost.
+    EndPauses = "socket_ends_kept_or_lost",
     /// Reports of an open socket that found the ring full, and were repeated: pauses, not losses.
     SweepRingFull = "sweep_pauses",
     /// Execs that found the ring full.
@@ -27,7 +29,7 @@ counters! {
     ForkRingFull = "ring_full_fork",
     /// Exits that found the ring full.
     ExitRingFull = "ring_full_exit",
-    /// Payloads that found the ring full.
+    /// Payloads that found the ring half full: the rest is for what must not be lost.
     PayloadRingFull = "ring_full_payload",
     /// Sockets for which the kernel had no memory for the state.
     StorageFailed = "socket_state_allocation",

@@ -80,8 +80,18 @@ pub struct SocketRecord {
     pub tcp_state: u8,
     /// [`crate::state::method`].
     pub method: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// 1 in a report that is kept (see [`EndKey`]) once it is filled in; 0 in the ring.
+    pub is_whole: u32,
+}
+
+/// Names the report of a socket's end that found the ring full: a socket that connects again has several.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndKey {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// When it was told, nanoseconds since boot.
+    pub at: u64,
 }
 
 /// A process ran a new image.
@@ -189,6 +199,7 @@ pub struct LingerRecord {
 
 const _: () = assert!(size_of::<RecordHeader>() == 16);
 const _: () = assert!(size_of::<SocketRecord>() == 216);
+const _: () = assert!(size_of::<EndKey>() == 16);
 const _: () = assert!(size_of::<ExecRecord>() == 904);
 const _: () = assert!(size_of::<ForkRecord>() == 80);
 const _: () = assert!(size_of::<ExitRecord>() == 32);

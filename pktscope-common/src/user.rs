@@ -1,6 +1,9 @@
 //! Marks the map keys and values that the agent reads and writes as plain bytes.
 
-use crate::state::{Counts, DeviceState, PeerKey, PeerState, SocketState, Stamp};
+use crate::{
+    record::{EndKey, SocketRecord},
+    state::{Counts, DeviceState, PeerKey, PeerState, SocketState, Stamp},
+};
 
 // SAFETY: repr(C), integers only, no padding (the sizes are asserted in `state`), every bit pattern valid.
 unsafe impl aya::Pod for SocketState {}
@@ -14,3 +17,7 @@ unsafe impl aya::Pod for Counts {}
 unsafe impl aya::Pod for DeviceState {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Stamp {}
+// SAFETY: as above.
+unsafe impl aya::Pod for EndKey {}
+// SAFETY: repr(C), integers only, no padding (the size is asserted in `record`), every bit pattern valid.
+unsafe impl aya::Pod for SocketRecord {}

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use pktscope_common::{
     counters::Counter,
     knobs::{Field, features, settings},
-    record::{RecordKind, SocketRecord},
+    record::{EndKey, RecordKind, SocketRecord},
     state::{SocketState, flags},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     emit,
     header::{context, protocol},
     kernel::{self, Kernel},
-    maps::{FRAME_SOCKETS, SETTINGS, SOCKETS},
+    maps::{ENDS, FRAME_SOCKETS, SETTINGS, SOCKETS},
     peer,
     socket::{self, TaskFile},
 };
@@ -70,7 +70,7 @@ fn released_old(state: &mut SocketState) {
 /// Reports what was not reported yet of an open socket.
 #[inline(always)]
 fn told(state: &mut SocketState, tcp: TcpDetail) {
-    if report(RecordKind::SocketOpen, Counter::EndRingFull, state, tcp) {
+    if report_or_keep(RecordKind::SocketOpen, state, tcp) {
         state.reported_packets = packets(state);
     }
 }
@@ -180,13 +180,14 @@ pub fn reset(sk: *mut c_void, bit: u32) {
     }
 }
 
-/// Reports a socket's end. Where the ring is full its bytes are counted as lost.
+/// Reports a socket's end; keeps the report where the ring is full. Where there is no room for that either its bytes are
+/// counted as lost.
 #[inline(always)]
 fn end(state: &mut SocketState, tcp: TcpDetail) {
     if state.flags & flags::REGISTERED == 0 {
         return;
     }
-    if !report(RecordKind::SocketEnd, Counter::EndRingFull, state, tcp) {
+    if !report_or_keep(RecordKind::SocketEnd, state, tcp) {
         emit::count(Counter::EndRingFullSentBytes, state.counts.sent_bytes);
         emit::count(Counter::EndRingFullReceivedBytes, state.counts.received_bytes);
     }
@@ -298,6 +299,35 @@ fn report(kind: RecordKind, loss: Counter, state: &mut SocketState, tcp: TcpDeta
     emit::record::<SocketRecord>(loss, |slot| fill(slot, kind, state, tcp))
 }
 
+/// The same for a report that cannot be repeated: where the ring is full it is kept until the agent finds it.
+#[inline(always)]
+fn report_or_keep(kind: RecordKind, state: &mut SocketState, tcp: TcpDetail) -> bool {
+    if report(kind, Counter::EndPauses, state, tcp) || keep(kind, state, tcp) {
+        return true;
+    }
+    emit::count(Counter::EndRingFull, 1);
+    false
+}
+
+/// What a kept report holds before it is filled in.
+// SAFETY: integers only.
+static UNFILLED: SocketRecord = unsafe { MaybeUninit::zeroed().assume_init() };
+
+#[inline(always)]
+fn keep(kind: RecordKind, state: &SocketState, tcp: TcpDetail) -> bool {
+    let key = EndKey { cookie: state.cookie, at: kernel::now() };
+    if ENDS.insert(&key, &UNFILLED, 0).is_err() {
+        return false;
+    }
+    let Some(slot) = ENDS.get_ptr_mut(&key) else { return false };
+    // SAFETY: the entry is this run's alone until the agent sees that it is filled in; volatile, so that this comes last.
+    unsafe {
+        fill(&mut *slot.cast(), kind, state, tcp);
+        addr_of_mut!((*slot).is_whole).write_volatile(1);
+    }
+    true
+}
+
 /// Fills a record field by field: built on the stack first, it would be copied once more.
 #[inline(always)]
 fn fill(slot: &mut MaybeUninit<SocketRecord>, kind: RecordKind, state: &SocketState, tcp: TcpDetail) {
@@ -321,6 +351,6 @@ fn fill(slot: &mut MaybeUninit<SocketRecord>, kind: RecordKind, state: &SocketSt
         addr_of_mut!((*record).error).write(tcp.error);
         addr_of_mut!((*record).tcp_state).write(tcp.state);
         addr_of_mut!((*record).method).write(state.method);
-        addr_of_mut!((*record).reserved).write(0);
+        addr_of_mut!((*record).is_whole).write(0);
     }
 }

@@ -1,8 +1,8 @@
 //! The only place that reserves and submits records; counts every one that finds no room.
 
-use core::mem::MaybeUninit;
+use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_query};
 use pktscope_common::{
     counters::Counter,
     record::{RECORD_VERSION, RecordHeader, RecordKind},
@@ -20,6 +20,19 @@ pub fn count(counter: Counter, amount: u64) {
         // SAFETY: the slot is this CPU's own; an interrupted addition loses at most one count.
         unsafe { *slot += amount };
     }
+}
+
+/// `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE` of include/uapi/linux/bpf.h.
+const AVAILABLE_DATA: u64 = 0;
+const RING_SIZE: u64 = 1;
+
+/// Whether less than half of the ring waits to be read. Payloads are large, and names can be had otherwise: the other half
+/// is for what tells of processes and bytes.
+#[inline(always)]
+pub fn has_room_for_payload() -> bool {
+    let ring = core::ptr::from_ref(&RECORDS).cast_mut().cast::<c_void>();
+    // SAFETY: the helper takes any ring.
+    unsafe { bpf_ringbuf_query(ring, AVAILABLE_DATA) < bpf_ringbuf_query(ring, RING_SIZE) / 2 }
 }
 
 /// The header of a record of type `T`.

@@ -166,9 +166,8 @@ fn copy<W: Way>(skb: *mut __sk_buff, tuple: &Tuple, place: &Place, part: Part) {
 /// Copies to a record with room for `N` bytes, a power of two.
 #[inline(always)]
 fn copy_to<W: Way, const N: usize>(skb: *mut __sk_buff, tuple: &Tuple, place: &Place, part: Part) {
-    let Some(mut entry) = RECORDS.reserve_untyped::<PayloadRecord<N>>(0) else {
-        return emit::count(Counter::PayloadRingFull, 1);
-    };
+    let room = if emit::has_room_for_payload() { RECORDS.reserve_untyped::<PayloadRecord<N>>(0) } else { None };
+    let Some(mut entry) = room else { return emit::count(Counter::PayloadRingFull, 1) };
     let record = entry.as_mut_ptr();
     let sequence = if tuple.protocol == protocol::TCP { header::load::<4>(skb, part.transport_at + 4) } else { None };
     let mut head = emit::header::<PayloadRecord<N>>(RecordKind::Payload);

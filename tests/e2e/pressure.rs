@@ -88,15 +88,29 @@ fn sockets_that_close_while_they_are_swept_are_counted_and_harm_nobody() {
     assert!(agent.stop().success());
 }
 
-#[test]
-fn a_full_ring_loses_flows_but_says_how_many_bytes() {
-    skip_if!(missing_privilege());
-    let config = "[sensor]\nring_bytes = \"64KiB\"\n[ledger]\ninterval = \"1s\"\n";
-    let (agent, pair) = (AgentOptions::new().unwrap().config(config).unwrap().start().unwrap(), Pair::new().unwrap());
+/// An agent with a ring for some 300 reports that stands still while 2,000 connections end.
+fn stand_still_with_small_ring(more: &str) -> (Agent, Pair) {
+    let config = format!("[sensor]\nring_bytes = \"64KiB\"\n{more}[ledger]\ninterval = \"1s\"\n");
+    let (agent, pair) = (AgentOptions::new().unwrap().config(&config).unwrap().start().unwrap(), Pair::new().unwrap());
     let tcp = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 0).unwrap();
     agent.signal(libc::SIGSTOP);
     Traffic::new(&pair.near.namespace, &format!("tcp --to {} --times 2000", tcp.addr)).run().unwrap();
     agent.signal(libc::SIGCONT);
-    let told = wait_until(CATCH_UP, || agent.losses().into_iter().find(|lost| lost.contains("ring")));
-    assert!(told.is_some(), "the loss is told: {}", agent.describe());
+    (agent, pair)
+}
+
+#[test]
+fn a_full_ring_loses_no_byte_of_the_sockets_that_end() {
+    skip_if!(missing_privilege());
+    let (agent, pair) = stand_still_with_small_ring("");
+    expect_nothing_lost(&agent, &pair, pair.near.counters());
+}
+
+#[test]
+fn what_finds_no_room_beside_a_full_ring_is_lost_but_its_bytes_are_told() {
+    skip_if!(missing_privilege());
+    let (agent, _pair) = stand_still_with_small_ring("ends_max = 64\n");
+    let told = wait_until(CATCH_UP, || (agent.lost("ring_full_socket_end_sent_bytes") != 0).then_some(()));
+    assert!(told.is_some(), "{}", agent.describe());
+    assert_ne!(agent.lost("ring_full_socket_end"), 0);
 }

@@ -349,6 +349,12 @@ impl Agent {
             .collect()
     }
 
+    /// How much the ledgers say was lost for `reason`.
+    pub fn lost(&self, reason: &str) -> u64 {
+        let ledgers = self.events(|event| event.is("ledger"));
+        ledgers.iter().filter_map(|event| event.get("pktscope.ledger.lost")?.get(reason)?.as_u64()).sum()
+    }
+
     /// The last events, the losses and the log's end, for a failure's message.
     pub fn describe(&self) -> String {
         let lost = self.losses().join("\n");

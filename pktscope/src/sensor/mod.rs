@@ -7,6 +7,7 @@ mod attach;
 mod btf;
 mod clsact;
 mod devices;
+mod ends;
 mod error;
 mod hooks;
 pub mod interfaces;

@@ -1,20 +1,14 @@
 //! The peer table's reader: reports what grew, and deletes what has been idle.
 
-use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::{io, os::fd::AsFd};
 
 use ahash::{AHashMap, AHashSet};
-use aya::{
-    Pod,
-    maps::{HashMap, IterableMap as _, MapData},
-};
+use aya::maps::{HashMap, IterableMap as _, MapData};
 use pktscope_common::state::{Counts, PeerKey, PeerState, Stamp, flags, method};
 
 use super::{
     session::SweepKind,
-    sys::{self, IsFirst, More},
+    sys::{self, BATCH_ENTRIES},
 };
 use crate::core::{
     decode::{self, IsClosed},
@@ -23,8 +17,6 @@ use crate::core::{
     time::BootTime,
 };
 
-/// Entries read in one system call.
-const BATCH: usize = 4_096;
 /// Sweeps without a packet after which a peer is reported as over and its place freed: a minute at one sweep a second.
 const IDLE_SWEEPS: u32 = 60;
 /// The same for handshakes and kernel sockets' packets, which have no more to come: an accepted socket takes its
@@ -114,13 +106,13 @@ impl Peers {
         take: &mut dyn FnMut(&mut Vec<Event>),
     ) -> io::Result<()> {
         self.generation = self.generation.wrapping_add(1);
-        let entries = read_all(self.table.map().fd().as_fd(), &mut self.keys, &mut self.values)?;
+        let entries = sys::lookup_all(self.table.map().fd().as_fd(), &mut self.keys, &mut self.values)?;
         self.name_senders(entries);
         self.note_absences(entries, whole_sweep);
         for index in 0..entries {
             let (key, state) = (self.keys[index], self.values[index]);
             self.visit(kind, at, &key, &state, events);
-            if BATCH <= events.len() {
+            if BATCH_ENTRIES <= events.len() {
                 take(events);
             }
         }
@@ -216,21 +208,4 @@ impl Peers {
 fn bytes_of(key: &PeerKey) -> Key {
     // SAFETY: repr(C) integers without padding (`Pod`), of exactly that size.
     unsafe { std::mem::transmute_copy(key) }
-}
-
-/// Reads a whole hash map; gives how many entries there are in `keys` and `values`.
-fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &mut Vec<K>, values: &mut Vec<V>) -> io::Result<usize> {
-    let (mut cursor, mut is_first, mut entries) = (0, IsFirst::Yes, 0);
-    loop {
-        // SAFETY: `Pod` types may hold any bytes, zeros too.
-        keys.resize_with(entries + BATCH, || unsafe { std::mem::zeroed() });
-        // SAFETY: as above.
-        values.resize_with(entries + BATCH, || unsafe { std::mem::zeroed() });
-        let (read, more) = sys::lookup_batch(map, &mut cursor, is_first, &mut keys[entries..], &mut values[entries..])?;
-        entries += read as usize;
-        if more == More::No {
-            return Ok(entries);
-        }
-        is_first = IsFirst::No;
-    }
 }

@@ -33,14 +33,19 @@ pub(super) fn drain<T: Borrow<MapData>>(
 ) -> usize {
     for read in 0..MAX_RECORDS {
         let Some(record) = ring.next() else { return read };
-        counts.read += 1;
-        match decode::record(&record) {
-            Ok(Record::Event(event)) => events.push(event),
-            Ok(Record::Lingering(report)) => lingering.hold(report, events),
-            Ok(Record::Lingered(lingered)) => lingering.settle(&lingered, events),
-            Err(DecodeError::TooShort) => counts.torn += 1,
-            Err(DecodeError::UnknownKind | DecodeError::UnknownVersion) => counts.unknown += 1,
-        }
+        take(&record, counts, lingering, events);
     }
     MAX_RECORDS
+}
+
+/// Moves one record to `events`.
+pub(super) fn take(record: &[u8], counts: &mut RingCounts, lingering: &mut Lingering, events: &mut Vec<Event>) {
+    counts.read += 1;
+    match decode::record(record) {
+        Ok(Record::Event(event)) => events.push(event),
+        Ok(Record::Lingering(report)) => lingering.hold(report, events),
+        Ok(Record::Lingered(lingered)) => lingering.settle(&lingered, events),
+        Err(DecodeError::TooShort) => counts.torn += 1,
+        Err(DecodeError::UnknownKind | DecodeError::UnknownVersion) => counts.unknown += 1,
+    }
 }

@@ -18,6 +18,9 @@ const BPF_TCX_EGRESS: u32 = 47;
 /// Run before the programs that are there.
 const BPF_F_BEFORE: u32 = 1 << 3;
 
+/// Entries read in one system call.
+pub(super) const BATCH_ENTRIES: usize = 4_096;
+
 /// `union bpf_iter_link_info`, its map member.
 #[repr(C)]
 struct IteratorInfo {
@@ -173,12 +176,33 @@ pub(super) fn run_iterator(link: BorrowedFd<'_>, mut make_room: impl FnMut()) ->
     }
 }
 
-/// One step of a batched read: fills `keys` and `values`, which are equally long, and gives how many elements it filled
-/// and whether more follow. `cursor` is the kernel's.
+/// Reads a whole hash map; gives how many entries there are in `keys` and `values`.
 ///
 /// # Errors
-/// The system's; `ENOSPC` where a bucket holds more than there is room for.
-pub(super) fn lookup_batch<K: Pod, V: Pod>(
+/// The system's; `ENOSPC` where a bucket holds more than [`BATCH_ENTRIES`].
+pub(super) fn lookup_all<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &mut Vec<K>,
+    values: &mut Vec<V>,
+) -> io::Result<usize> {
+    let (mut cursor, mut is_first, mut entries) = (0, IsFirst::Yes, 0);
+    loop {
+        // SAFETY: `Pod` types may hold any bytes, zeros too.
+        keys.resize_with(entries + BATCH_ENTRIES, || unsafe { std::mem::zeroed() });
+        // SAFETY: as above.
+        values.resize_with(entries + BATCH_ENTRIES, || unsafe { std::mem::zeroed() });
+        let (read, more) = lookup_batch(map, &mut cursor, is_first, &mut keys[entries..], &mut values[entries..])?;
+        entries += read as usize;
+        if more == More::No {
+            return Ok(entries);
+        }
+        is_first = IsFirst::No;
+    }
+}
+
+/// One step of a batched read: fills `keys` and `values`, which are equally long, and gives how many elements it filled
+/// and whether more follow. `cursor` is the kernel's.
+fn lookup_batch<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     cursor: &mut u64,
     is_first: IsFirst,
@@ -214,14 +238,14 @@ pub(super) fn memory_of(map: &OwnedFd) -> u64 {
 
 /// Whether a batched read starts over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IsFirst {
+enum IsFirst {
     Yes,
     No,
 }
 
 /// Whether a batched read has more to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum More {
+enum More {
     Yes,
     No,
 }

@@ -11,6 +11,8 @@ pub struct Reading {
     pub machine: Duration,
     /// The load generators and the kernel's softirq threads, to the nanosecond, other programs left out.
     pub tasks: Duration,
+    /// The agent's part of both.
+    pub agent: Duration,
 }
 
 impl Reading {
@@ -18,12 +20,16 @@ impl Reading {
     pub fn take() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("failed to read /proc/stat")?;
         let machine = parse_machine(&stat).context("/proc/stat has no line of all processors")?;
-        Ok(Self { machine, tasks: own_time() + softirq_time() })
+        Ok(Self { machine, tasks: own_time() + softirq_time(), agent: Duration::ZERO })
     }
 
     /// What was used since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
-        Self { machine: self.machine.saturating_sub(earlier.machine), tasks: self.tasks.saturating_sub(earlier.tasks) }
+        Self {
+            machine: self.machine.saturating_sub(earlier.machine),
+            tasks: self.tasks.saturating_sub(earlier.tasks),
+            agent: self.agent.saturating_sub(earlier.agent),
+        }
     }
 }
 

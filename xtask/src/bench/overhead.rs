@@ -93,6 +93,7 @@ fn cost(work: Work, pair: &Pair, agent: Option<&Agent>) -> Result<Reading> {
     Ok(Reading {
         machine: used.machine + agent_after.saturating_sub(agent_during),
         tasks: used.tasks + agent_after.saturating_sub(agent_before),
+        agent: agent_after.saturating_sub(agent_before),
     })
 }
 
@@ -101,17 +102,22 @@ fn print(rounds: &[Round]) {
         "CPU for the same work without ÷ with, agent included: 1 is free. Median of {} pairs (quartiles).",
         rounds.len()
     );
-    println!("machine: all processors, by /proc/stat. tasks: load generators, softirq threads and agent only.\n");
-    println!("{:<12} {:<8} {:>13}   {:<26} {:<26}", "per", "counted", "CPU without", "empty pair", "agent");
+    println!("machine: all processors, by /proc/stat. tasks: load generators, softirq threads and agent only.");
+    println!("the agent's own: what its threads took, of the tasks' time with it.\n");
+    println!(
+        "{:<12} {:<8} {:>13}   {:<26} {:<26} {:>15}",
+        "per", "counted", "CPU without", "empty pair", "agent", "the agent's own"
+    );
     for (at, work) in WORKS.into_iter().enumerate() {
         let of = |mode: usize, count: Count| -> Vec<f64> {
             rounds.iter().map(|round| count(&round[at][mode]).as_secs_f64()).collect()
         };
+        let own = shown_cost(Spread::of(of(2, |reading| reading.agent)).median, work);
         for (name, count) in COUNTS {
             let without = of(0, count);
             let [empty, agent] = [1, 2].map(|mode| ratio(&without, &of(mode, count)).to_string());
             let unit = shown_cost(Spread::of(without).median, work);
-            println!("{:<12} {name:<8} {unit:>13}   {empty:<26} {agent:<26}", work.unit());
+            println!("{:<12} {name:<8} {unit:>13}   {empty:<26} {agent:<26} {own:>15}", work.unit());
         }
     }
 }
