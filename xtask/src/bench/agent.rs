@@ -19,6 +19,9 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at a fact.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long it is looked at to see whether it works: it has settled where that is less than a hundredth of it.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A running agent; stopped when dropped.
 pub struct Agent {
     child: Child,
@@ -62,6 +65,20 @@ impl Agent {
             thread::sleep(PAUSE);
         }
         Ok(())
+    }
+
+    /// Waits until it has done what it does at its start: it hashes every program that runs, once.
+    pub fn wait_settled(&self) {
+        let watch = Stopwatch::start();
+        let mut before = self.cpu();
+        while watch.elapsed() < READY_LIMIT {
+            thread::sleep(LOOK);
+            let after = self.cpu();
+            if after.saturating_sub(before) < LOOK / 100 {
+                return;
+            }
+            before = after;
+        }
     }
 
     fn log(&self) -> String {

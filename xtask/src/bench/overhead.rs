@@ -72,6 +72,7 @@ fn round(pair: &Pair, program: &Path, arguments: &OverheadArguments, number: usi
 fn under(mode: Mode, pair: &Pair, program: &Path, arguments: &OverheadArguments) -> Result<[Reading; 3]> {
     let empty = (mode == Mode::EmptyPair).then(EmptyPair::attach).transpose()?;
     let agent = (mode == Mode::Agent).then(|| Agent::start(program, &arguments.agent_arguments)).transpose()?;
+    agent.iter().for_each(Agent::wait_settled);
     let mut readings = [Reading::default(); 3];
     for (at, work) in WORKS.into_iter().enumerate() {
         readings[at] = cost(work, pair, agent.as_ref())?;
