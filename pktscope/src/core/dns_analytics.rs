@@ -4,7 +4,11 @@
 //! (Metwally, Agrawal, El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data Streams", ICDT 2005):
 //! bounded memory, and a count is never too low.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{domain::registrable, event::DnsMessage, names::DnsOutcome};
 
@@ -27,6 +31,8 @@ pub struct DnsAnalytics {
     /// Matched answers by the time they took, see [`LATENCY_BOUNDS_MS`].
     pub latency_buckets: [u64; 8],
     domains: BTreeMap<Arc<str>, u64>,
+    /// The same by count.
+    by_count: BTreeSet<(u64, Arc<str>)>,
 }
 
 impl DnsAnalytics {
@@ -47,17 +53,21 @@ impl DnsAnalytics {
     }
 
     fn count(&mut self, domain: &str) {
-        if let Some(count) = self.domains.get_mut(domain) {
-            *count += 1;
-            return;
-        }
-        let inherited = if self.domains.len() < MAX_DOMAINS { 0 } else { self.drop_rarest() };
-        self.domains.insert(domain.into(), inherited + 1);
+        let known = self.domains.get_key_value(domain).map(|(name, count)| (*count, name.clone()));
+        let (count, name) = known.unwrap_or_else(|| (self.inherited(), domain.into()));
+        let mut entry = (count, name);
+        self.by_count.remove(&entry);
+        entry.0 += 1;
+        self.domains.insert(entry.1.clone(), entry.0);
+        self.by_count.insert(entry);
     }
 
-    fn drop_rarest(&mut self) -> u64 {
-        let rarest = self.domains.iter().min_by_key(|(_, count)| **count).map(|(name, count)| (name.clone(), *count));
-        let Some((name, count)) = rarest else { return 0 };
+    /// The count that a new domain begins with: that of the rarest, whose place it takes where there is no other.
+    fn inherited(&mut self) -> u64 {
+        if self.domains.len() < MAX_DOMAINS {
+            return 0;
+        }
+        let Some((count, name)) = self.by_count.pop_first() else { return 0 };
         self.domains.remove(&name);
         count
     }

@@ -53,6 +53,11 @@ impl<K: Copy + Ord, T> Hold<K, T> {
         }
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.subjects.is_empty()
+    }
+
     /// Queues a change behind the held ones of its subject; gives it back where none is held.
     pub fn join(&mut self, id: K, change: T) -> Option<T> {
         match self.subjects.get_mut(&id) {

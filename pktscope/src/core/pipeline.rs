@@ -314,7 +314,9 @@ impl Pipeline {
         }
         let mut changes = std::mem::take(&mut self.changes.list);
         for change in changes.drain(..) {
-            if let Some(change) = self.completion.hold.join(change.snapshot.id, change) {
+            if self.completion.hold.is_empty() {
+                self.complete(change, now, effects);
+            } else if let Some(change) = self.completion.hold.join(change.snapshot.id, change) {
                 self.complete(change, now, effects);
             }
         }

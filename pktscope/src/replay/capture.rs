@@ -16,11 +16,13 @@ mod format;
 use format::{Format, Parsed, Span};
 
 /// Bytes read at once. Large enough that reading costs little, small enough to stay in the processor's cache.
-const BUFFER_BYTES: usize = 512 << 10;
+const READ_BYTES: usize = 128 << 10;
 /// The largest frame: libpcap's `MAXIMUM_SNAPLEN`. A record or block that claims more is corrupt.
 const MAX_FRAME_BYTES: usize = 256 << 10;
 /// The largest pcapng block kept in memory; a larger one that holds no packet is skipped.
 const MAX_BLOCK_BYTES: usize = MAX_FRAME_BYTES + 1024;
+/// What is read at once, after the largest block but its last byte.
+const BUFFER_BYTES: usize = MAX_BLOCK_BYTES + READ_BYTES;
 
 /// Why a capture cannot be read at all, or not further.
 #[derive(Debug, thiserror::Error)]
@@ -196,8 +198,9 @@ impl<R: Read> Reader<R> {
     fn fill(&mut self) -> Result<(), CaptureError> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        while self.end < self.buffer.len() && !self.is_at_end {
-            match self.source.read(&mut self.buffer[self.end..]) {
+        let full = self.buffer.len().min(self.end + READ_BYTES);
+        while self.end < full && !self.is_at_end {
+            match self.source.read(&mut self.buffer[self.end..full]) {
                 Ok(0) => self.is_at_end = true,
                 Ok(count) => {
                     self.end += count;

@@ -109,6 +109,8 @@ pub struct Detection {
     pub(super) suppressions: Suppressions,
     pub(super) waiting: VecDeque<(Steady, Steady, FlowChange)>,
     pub(super) host: ProgramId,
+    /// Room for the name of a capture's host.
+    pub(super) host_name: String,
     pub(super) next_alert_id: u64,
     pub(super) last_boot: u64,
     pub(super) counts: DetectionCounts,
@@ -148,6 +150,7 @@ impl Detection {
             suppressions: Suppressions::default(),
             waiting: VecDeque::new(),
             host,
+            host_name: String::new(),
             next_alert_id: 1,
             last_boot: 0,
             counts: DetectionCounts::default(),

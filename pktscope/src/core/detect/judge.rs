@@ -1,6 +1,6 @@
 //! A flow's change, made a sight; and what is learned of it once the detectors have spoken.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt::Write as _, net::IpAddr};
 
 use super::{
     Detection,
@@ -59,11 +59,13 @@ impl Detection {
 
     /// The program that stands for a host of a capture, which has no processes.
     fn capture_host(&mut self, addr: IpAddr, at: Steady) -> Actor {
-        let name: Arc<str> = format!("host {addr}").into();
-        let known = self.baseline.named(&name).last().copied();
+        self.host_name.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(self.host_name, "host {addr}");
+        let known = self.baseline.named(&self.host_name).last().copied();
         let program = known.unwrap_or_else(|| {
             let row = ProgramRow { last_seen: at, ..ProgramRow::default() };
-            self.baseline.add_program(&name, row, Location::Vendor)
+            self.baseline.add_program(&self.host_name.as_str().into(), row, Location::Vendor)
         });
         Actor { program, pid: 0 }
     }
@@ -143,8 +145,8 @@ impl Detection {
             let label = self.baseline.known_label(name)?;
             self.baseline.pair(program, label).map(|_| label)
         };
-        known(&memo.destination.name)
-            .or_else(|| known(&flow.destination.addr.to_string()).filter(|_| memo.destination.is_named))
+        let by_address = || memo.destination.is_named.then(|| known(&flow.destination.addr.to_string())).flatten();
+        known(&memo.destination.name).or_else(by_address)
     }
 
     /// Learns what no open alert is about.

@@ -3,8 +3,6 @@
 //! Definition: <https://github.com/FoxIO-LLC/ja4/blob/main/technical_details/JA4.md>. Where its text and its published
 //! results differ, the results count: other tools' fingerprints come from the same programs.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest as _, Sha256};
 
 use super::tls::RawHello;
@@ -37,15 +35,16 @@ pub fn ja4(hello: &RawHello, transport: Ja4Transport) -> String {
     out.push(if extensions.contains(&EXT_SERVER_NAME) { 'd' } else { 'i' });
     let (cipher_count, extension_count) = (ciphers.len().min(MAX_COUNT), extensions.len().min(MAX_COUNT));
     let [first, last] = alpn(hello);
-    // Writing to a String cannot fail.
-    let _ = write!(out, "{cipher_count:02}{extension_count:02}{first}{last}_");
-    out.push_str(&hash(&sorted_list(ciphers)));
+    push_count(&mut out, cipher_count);
+    push_count(&mut out, extension_count);
+    out.extend([first, last, '_']);
+    push_hash(&mut out, &sorted_list(ciphers));
     out.push('_');
-    out.push_str(&extension_hash(hello, extensions));
+    push_hash(&mut out, &extension_text(hello, extensions));
     out
 }
 
-fn extension_hash(hello: &RawHello, mut extensions: Vec<u16>) -> String {
+fn extension_text(hello: &RawHello, mut extensions: Vec<u16>) -> String {
     extensions.retain(|kind| !matches!(*kind, EXT_SERVER_NAME | EXT_ALPN));
     let mut text = sorted_list(extensions);
     // Only extension 13; delegated_credentials (34) and signature_algorithms_cert (50) do not count.
@@ -54,7 +53,7 @@ fn extension_hash(hello: &RawHello, mut extensions: Vec<u16>) -> String {
         text.push('_');
         text.push_str(&algorithms);
     }
-    hash(&text)
+    text
 }
 
 /// The highest version offered, GREASE left out.
@@ -107,22 +106,28 @@ fn list(values: &[u16]) -> String {
         if !text.is_empty() {
             text.push(',');
         }
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{value:04x}");
+        value.to_be_bytes().into_iter().for_each(|byte| push_hexadecimal(&mut text, byte));
     }
     text
 }
 
 /// The first 12 hexadecimal digits of the text's SHA-256.
-fn hash(text: &str) -> String {
+fn push_hash(out: &mut String, text: &str) {
     if text.is_empty() {
-        return EMPTY_HASH.to_owned();
+        return out.push_str(EMPTY_HASH);
     }
-    let mut out = String::with_capacity(12);
-    for byte in &Sha256::digest(text)[..6] {
-        let _ = write!(out, "{byte:02x}");
-    }
-    out
+    Sha256::digest(text).into_iter().take(6).for_each(|byte| push_hexadecimal(out, byte));
+}
+
+/// Two digits, without the formatting machinery: a fingerprint has two hundred.
+fn push_hexadecimal(out: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.extend([byte >> 4, byte & 0x0f].map(|digit| char::from(DIGITS[usize::from(digit)])));
+}
+
+/// Two decimal digits of a number up to [`MAX_COUNT`].
+fn push_count(out: &mut String, count: usize) {
+    out.extend([count / 10, count % 10].map(|digit| char::from(b'0' + digit as u8)));
 }
 
 #[cfg(test)]

@@ -134,6 +134,11 @@ pub trait Observer<U> {
         false
     }
 
+    /// Whether a captured packet's payload is wanted, by its place in the flow as in [`FlowPacket::number`].
+    fn takes_payload(&self, _number: u64, _side: Side, _packet: &Packet<'_>) -> bool {
+        true
+    }
+
     /// A captured packet with payload.
     fn payload(&mut self, _packet: &FlowPacket<'_>) {}
 

@@ -291,20 +291,29 @@ impl<U: Default + PartialEq> Table<U> {
         }
     }
 
-    /// Takes out the caller's state of an entry.
-    pub(super) fn take_user(&mut self, index: u32) -> U {
+    /// Changes the caller's state of an entry, which takes no room while it is the default.
+    pub(super) fn change_user<T>(&mut self, index: u32, change: impl FnOnce(&mut U) -> T) -> T {
         if !self.entry(index).has(bits::HAS_USER) {
-            return U::default();
+            let mut user = U::default();
+            let changed = change(&mut user);
+            if user != U::default() {
+                self.entry_mut(index).set(bits::HAS_USER, true);
+                self.users.insert(index, user);
+            }
+            return changed;
         }
-        self.entry_mut(index).set(bits::HAS_USER, false);
-        self.users.remove(&index).unwrap_or_default()
+        let user = self.users.entry(index).or_default();
+        let changed = change(user);
+        if *user == U::default() {
+            self.drop_user(index);
+        }
+        changed
     }
 
-    /// Puts it back.
-    pub(super) fn put_user(&mut self, index: u32, user: U) {
-        if user != U::default() {
-            self.entry_mut(index).set(bits::HAS_USER, true);
-            self.users.insert(index, user);
+    fn drop_user(&mut self, index: u32) {
+        if self.entry(index).has(bits::HAS_USER) {
+            self.entry_mut(index).set(bits::HAS_USER, false);
+            self.users.remove(&index);
         }
     }
 
@@ -332,7 +341,7 @@ impl<U: Default + PartialEq> Table<U> {
     pub(super) fn remove(&mut self, index: u32) {
         let hash = self.hash(&self.entries[index as usize].key());
         self.index.remove(hash, index);
-        self.take_user(index);
+        self.drop_user(index);
         self.entries[index as usize] = Entry::default();
         self.links(index).next = self.free;
         self.free = index;

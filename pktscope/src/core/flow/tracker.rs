@@ -107,10 +107,7 @@ impl<U: Default + PartialEq> Tracker<U> {
         if self.table.entry(index).id != flow.0 {
             return None;
         }
-        let mut user = self.table.take_user(index);
-        let changed = change(&mut user);
-        self.table.put_user(index, user);
-        Some(changed)
+        Some(self.table.change_user(index, change))
     }
 
     /// Changes bounds and time-outs; flows beyond a smaller bound end for lack of room.
@@ -362,8 +359,12 @@ impl<U: Default + PartialEq> Tracker<U> {
         };
         if !packet.payload.is_empty() {
             let side = if side == 0 { Side::Source } else { Side::Destination };
-            let (flow, number) = (FlowId(entry.id), entry.packets());
-            observer.payload(&FlowPacket { flow, number, side, at: offset.shown(now), packet });
+            let number = entry.packets();
+            // The flow's number lies where few packets come.
+            if observer.takes_payload(number, side, packet) {
+                let flow = FlowId(entry.id);
+                observer.payload(&FlowPacket { flow, number, side, at: offset.shown(now), packet });
+            }
         }
         let class = class_of(entry);
         if let Some(event) = event {
@@ -379,9 +380,8 @@ impl<U: Default + PartialEq> Tracker<U> {
             self.statistics.resets_disregarded += 1;
             return;
         }
-        let mut user = self.table.take_user(index);
-        observer.tcp(FlowId(self.table.entry(index).id), event, at, &mut user);
-        self.table.put_user(index, user);
+        let flow = FlowId(self.table.entry(index).id);
+        self.table.change_user(index, |user| observer.tcp(flow, event, at, user));
     }
 
     /// Ends a flow that has been open for the active time-out; the next packet begins its continuation.
@@ -425,7 +425,6 @@ impl<U: Default + PartialEq> Tracker<U> {
         observer: &mut impl Observer<U>,
     ) {
         let offset = self.clock.offset();
-        let mut user = self.table.take_user(index);
         let entry = self.table.entry_mut(index);
         entry.set(bits::CHANGED, false);
         let (source, destination) = (entry.source_end(), entry.source_end().other());
@@ -447,8 +446,7 @@ impl<U: Default + PartialEq> Tracker<U> {
             ownership: Ownership::Capture,
             tcp: (key.transport() == Transport::TCP).then(|| entry.connection(at).summary(has_payload)),
         };
-        observer.change(action, offset.shown(at), snapshot, &mut user);
-        self.table.put_user(index, user);
+        self.table.change_user(index, |user| observer.change(action, offset.shown(at), snapshot, user));
     }
 }
 

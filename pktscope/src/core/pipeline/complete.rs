@@ -125,7 +125,7 @@ impl Completion {
         let domain = self.domain(&change, &attribution, server_name.as_deref());
         let Change { action, at, snapshot, .. } = change;
         let geo = self.geo.get(&snapshot.destination.addr).cloned().unwrap_or_default();
-        if matches!(action, FlowAction::Ended | FlowAction::Whole) {
+        if matches!(action, FlowAction::Ended | FlowAction::Whole) && !self.early_names.is_empty() {
             self.early_names.pop(&reference);
         }
         let tls = server_name.and_then(|name| name.hello.clone());

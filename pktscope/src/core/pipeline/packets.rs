@@ -15,8 +15,9 @@ use crate::core::{
 /// in segments of 536 bytes with their acknowledgements, take fewer.
 const MAX_INSPECTED: u64 = 24;
 
-/// Flows of a capture ended in one step: their changes, about 2 KiB each while they are told, stay below 8 MiB.
-const FINISHED_AT_ONCE: usize = 4096;
+/// Flows of a capture ended in one step: their changes, about 2 KiB each while they are told, stay in the processor's
+/// cache.
+const FINISHED_AT_ONCE: usize = 64;
 
 /// What the packet tracker keeps for the pipeline with each flow: the server name found in its first bytes.
 pub(super) type CaptureNotes = Option<Arc<ServerName>>;
@@ -43,10 +44,12 @@ impl Observer<CaptureNotes> for Captured {
         self.changes.push(Change { action, at, snapshot, server_name: server_name.clone(), domain: None });
     }
 
+    fn takes_payload(&self, number: u64, side: Side, packet: &Packet<'_>) -> bool {
+        (number <= MAX_INSPECTED && side == Side::Source) || is_dns(packet)
+    }
+
     fn payload(&mut self, of: &FlowPacket<'_>) {
-        if (of.number <= MAX_INSPECTED && of.side == Side::Source) || is_dns(of.packet) {
-            self.payloads.push(Inspected { flow: of.flow, payload: payload_of(of) });
-        }
+        self.payloads.push(Inspected { flow: of.flow, payload: payload_of(of) });
     }
 }
 
