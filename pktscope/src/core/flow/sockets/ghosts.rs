@@ -33,43 +33,54 @@ struct Ghost {
 }
 
 /// See the module. Ghosts lie in the order in which they came, because nearly all of them are never asked for: only their
-/// numbers are where their addresses lead.
+/// numbers are where their addresses lead, and those only once any is asked for.
 #[derive(Debug)]
 pub(super) struct Ghosts {
     kept: VecDeque<Ghost>,
     /// Number of the first that is kept; numbers begin anew after the highest.
     first: u32,
+    /// Of the kept, from the first on, how many are in `numbers`.
+    indexed: usize,
     numbers: HashTable<u32>,
     state: RandomState,
 }
 
 impl Ghosts {
     pub(super) fn new(state: RandomState) -> Self {
-        Self { kept: VecDeque::new(), first: 0, numbers: HashTable::new(), state }
+        Self { kept: VecDeque::new(), first: 0, indexed: 0, numbers: HashTable::new(), state }
     }
 
     /// Keeps what is needed of a connection that ended.
     pub(super) fn keep<U>(&mut self, live: &LiveFlow<U>, ended_at: BootTime) {
         let is_in_order = matches!(live.phase, Phase::Closed(_, EndReason::EndOfFlow));
         let answers_fin = is_in_order && socket_tcp::is_active_close(&live.tcp);
-        let number = self.first.wrapping_add(u32::try_from(self.kept.len()).unwrap_or(u32::MAX));
         self.kept.push_back(Ghost { tuple: live.tuple, ended_at, class: class_of(&live.ownership), answers_fin });
-        let Self { kept, first, numbers, state } = self;
-        let hash = state.hash_one(live.tuple);
-        // An earlier connection of the same addresses is not found any more.
-        match numbers.find_mut(hash, |known| tuple_of(kept, *first, *known) == Some(&live.tuple)) {
-            Some(known) => *known = number,
-            None => {
-                let hash_of = |known: &u32| tuple_of(kept, *first, *known).map_or(0, |tuple| state.hash_one(tuple));
-                numbers.insert_unique(hash, number, hash_of);
-            }
-        }
     }
 
-    fn find(&self, tuple: &Tuple) -> Option<&Ghost> {
+    fn find(&mut self, tuple: &Tuple) -> Option<&Ghost> {
+        self.index_rest();
         let is_same = |number: &u32| tuple_of(&self.kept, self.first, *number) == Some(tuple);
         let number = self.numbers.find(self.state.hash_one(tuple), is_same)?;
         self.kept.get(number.wrapping_sub(self.first) as usize)
+    }
+
+    /// Makes those that came since the last search be found.
+    fn index_rest(&mut self) {
+        let Self { kept, first, indexed, numbers, state } = self;
+        for (at, ghost) in kept.iter().enumerate().skip(*indexed) {
+            let number = first.wrapping_add(u32::try_from(at).unwrap_or(u32::MAX));
+            // An earlier connection of the same addresses is not found any more.
+            match numbers
+                .find_mut(state.hash_one(ghost.tuple), |known| tuple_of(kept, *first, *known) == Some(&ghost.tuple))
+            {
+                Some(known) => *known = number,
+                None => {
+                    let hash_of = |known: &u32| tuple_of(kept, *first, *known).map_or(0, |tuple| state.hash_one(tuple));
+                    numbers.insert_unique(state.hash_one(ghost.tuple), number, hash_of);
+                }
+            }
+        }
+        *indexed = kept.len();
     }
 
     /// Forgets those whose time is over, and the oldest beyond `most`.
@@ -78,12 +89,15 @@ impl Ghosts {
             if now < ghost.ended_at.plus(TIME_WAIT) && self.kept.len() <= most.min(MAX_GHOSTS) {
                 break;
             }
-            let first = self.first;
-            if let Ok(known) = self.numbers.find_entry(self.state.hash_one(ghost.tuple), |number| *number == first) {
-                known.remove();
+            if let Some(left) = self.indexed.checked_sub(1) {
+                let (first, hash) = (self.first, self.state.hash_one(ghost.tuple));
+                if let Ok(known) = self.numbers.find_entry(hash, |number| *number == first) {
+                    known.remove();
+                }
+                self.indexed = left;
             }
             self.kept.pop_front();
-            self.first = first.wrapping_add(1);
+            self.first = self.first.wrapping_add(1);
         }
     }
 }
@@ -95,7 +109,7 @@ fn tuple_of(kept: &VecDeque<Ghost>, first: u32, number: u32) -> Option<&Tuple> {
 impl<U: Default> SocketTracker<U> {
     /// Whether a report is of what the kernel sends in the name of a connection that is over, or of what its listener
     /// received for it and did not answer: it is no handshake.
-    pub(super) fn is_of_ghost(&self, part_key: &PartKey, report: &SocketReport) -> bool {
+    pub(super) fn is_of_ghost(&mut self, part_key: &PartKey, report: &SocketReport) -> bool {
         let is_late = match report.scope {
             SocketScope::Kernel => true,
             SocketScope::Peer => report.transport == Transport::TCP && report.sent.packets == 0,
