@@ -17,6 +17,8 @@ use tempfile::TempDir;
 
 /// What INTERFACE promises for SIGTERM.
 const STOP_PROMISE: Duration = Duration::from_secs(5);
+/// Loading and attaching every program, on a machine that is busy with other tests.
+const START_DEADLINE: Duration = Duration::from_secs(60);
 /// A refused agent ends by itself.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -142,6 +144,37 @@ fn a_bad_configuration_is_reported_and_the_old_one_stays() {
     let net = Net::new();
     let report = net.traffic("").run().unwrap();
     end_of(&agent, &report);
+}
+
+/// An agent that has attached everything and has not said yet that it is ready; its configuration is bad by now.
+fn agent_before_ready() -> Agent {
+    let options = AgentOptions::new().unwrap().config("").unwrap();
+    let agent = options.held_at_ready().spawn().unwrap();
+    let socket = agent.runtime_dir().join("pktscope.sock");
+    let attached = wait_until(START_DEADLINE, || socket.exists().then_some(()));
+    assert!(attached.is_some(), "it starts: {}", agent.log());
+    fs::write(agent.config_file(), "[flow]\nupdate_intervall = \"no\"\n").unwrap();
+    agent
+}
+
+#[test]
+fn a_reload_asked_for_before_it_is_ready_is_kept_and_does_not_end_it() {
+    skip_if!(missing_privilege());
+    let agent = agent_before_ready();
+    agent.signal(libc::SIGHUP);
+    agent.let_go().unwrap();
+    let said = wait_until(DEADLINE, || agent.log().contains("update_intervall").then_some(()));
+    assert!(said.is_some(), "the mistake is named: {}", agent.log());
+    assert_eq!(agent.stop().code(), Some(0), "{}", agent.log());
+}
+
+#[test]
+fn a_stop_asked_for_before_it_is_ready_is_kept() {
+    skip_if!(missing_privilege());
+    let agent = agent_before_ready();
+    agent.signal(libc::SIGTERM);
+    agent.let_go().unwrap();
+    assert_eq!(agent.wait_end(STOP_PROMISE).and_then(|status| status.code()), Some(0), "{}", agent.log());
 }
 
 #[test]

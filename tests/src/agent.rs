@@ -1,10 +1,15 @@
 //! The agent's process: started, waited for, read, stopped.
 
 use std::{
-    ffi::OsStr,
+    ffi::{CString, OsStr},
     fs::{self, File},
+    io,
     net::IpAddr,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::OpenOptionsExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, MutexGuard, PoisonError, mpsc},
@@ -12,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::{event::Event, event_log::EventLog, namespace::Namespace, wait::wait_until};
@@ -41,6 +46,7 @@ pub struct AgentOptions {
     folder: TempDir,
     state: PathBuf,
     has_floods: bool,
+    is_held_at_ready: bool,
 }
 
 impl AgentOptions {
@@ -53,7 +59,7 @@ impl AgentOptions {
         let mut command = Command::new(binary());
         command.arg("run").env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
         let state = folder.path().join("state");
-        Ok(Self { command, folder, state, has_floods: false })
+        Ok(Self { command, folder, state, has_floods: false, is_held_at_ready: false })
     }
 
     /// Adds a flag with its value.
@@ -86,6 +92,11 @@ impl AgentOptions {
         Self { has_floods: true, ..self }
     }
 
+    /// Stops it where it says that it is ready, until [`Agent::let_go`].
+    pub fn held_at_ready(self) -> Self {
+        Self { is_held_at_ready: true, ..self }
+    }
+
     /// Keeps its state in this folder, to be shared with another agent.
     pub fn state_dir(mut self, folder: &Path) -> Self {
         self.state = folder.to_owned();
@@ -105,6 +116,9 @@ impl AgentOptions {
     pub fn spawn(mut self) -> Result<Agent> {
         let path = |name: &str| self.folder.path().join(name);
         let (events, ready, log) = (path("events.ndjson"), path("ready"), path("log"));
+        if self.is_held_at_ready {
+            make_pipe(&ready)?;
+        }
         let command = &mut self.command;
         command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(path("runtime"));
         command.arg("--events").arg(&events).arg("--ready-file").arg(&ready);
@@ -131,6 +145,15 @@ impl AgentOptions {
         agent.wait_ready()?;
         Ok(agent)
     }
+}
+
+/// Makes a named pipe: whoever opens it to write waits until somebody opens it to read.
+fn make_pipe(path: &Path) -> Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes()).context("a path has no zero byte")?;
+    // SAFETY: the name ends in a zero byte and lives as long as the call.
+    let result = unsafe { libc::mkfifo(name.as_ptr(), 0o600) };
+    ensure!(result == 0, "failed to make {}: {}", path.display(), io::Error::last_os_error());
+    Ok(())
 }
 
 /// Where the test is killed, its agent goes too.
@@ -218,6 +241,16 @@ impl Agent {
             Some(Seen::Ended(status)) => bail!("the agent ended with {status}: {}", self.log()),
             None => bail!("the agent was not ready within {READY_DEADLINE:?}: {}", self.log()),
         }
+    }
+
+    /// Lets one go on that was held where it says that it is ready.
+    ///
+    /// # Errors
+    /// Where it was not held.
+    pub fn let_go(&self) -> Result<()> {
+        // Who waits to write is woken by a reader's coming, also where that one is gone by then (fs/pipe.c, fifo_open).
+        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.ready);
+        opened.map(drop).with_context(|| format!("failed to open {}", self.ready.display()))
     }
 
     /// Its process id.

@@ -16,6 +16,7 @@ mod restore;
 mod run;
 mod schedule;
 mod settings;
+mod signals;
 mod status;
 mod suppress;
 mod turn;

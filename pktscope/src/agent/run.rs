@@ -12,10 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{
@@ -27,6 +24,7 @@ use super::{
     restore,
     schedule::Schedule,
     settings,
+    signals::Signals,
     status::{Identity, Rates},
     turn::{Turns, Verdicts},
 };
@@ -124,6 +122,7 @@ pub fn run(options: RunOptions) -> Result<(), RunError> {
     let alerts = AlertSinks::start(&config.sink, &config.agent.state_dir, exporter())?;
     let geo = GeoDatabases::open(config.geoip.country.as_deref(), config.geoip.asn.as_deref())?;
     let outputs = Outputs::new(exporter(), Some(store), events, alerts);
+    let signals = Signals::listen().map_err(system("listen for signals"))?;
     let turns = build(config, outputs, geo)?;
     let (commands, received) = mpsc::channel();
     let (alive, gone) = oneshot::channel::<()>();
@@ -138,14 +137,14 @@ pub fn run(options: RunOptions) -> Result<(), RunError> {
         File::create(path).map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
     }
     notify::ready();
-    let waited = wait(&options, &commands, gone);
+    signals.wait(options.duration, gone, || reload(&options, &commands));
     notify::stopping();
     drop(server);
     // The thread may have ended already: then there is nobody left to stop.
     let _ = commands.send(Command::Stop);
     let outputs = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     outputs.close()?;
-    waited
+    Ok(())
 }
 
 /// Removes the ready file of an earlier run: whoever waits for it waits for this one.
@@ -218,34 +217,6 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
 
 fn system(operation: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { operation, source }
-}
-
-/// Waits for the end; passes on what signals ask for.
-fn wait(options: &RunOptions, commands: &Sender<Command>, mut gone: oneshot::Receiver<()>) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(system("start the runtime"))?.block_on(async {
-        let listen = |kind| signal(kind).map_err(system("listen for signals"));
-        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        let mut hangup = listen(SignalKind::hangup())?;
-        let over = end_of(options.duration);
-        tokio::pin!(over);
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                () = &mut over => return Ok(()),
-                _ = &mut gone => return Ok(()),
-                _ = hangup.recv() => reload(options, commands),
-            }
-        }
-    })
-}
-
-async fn end_of(duration: Option<Duration>) {
-    match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn reload(options: &RunOptions, commands: &Sender<Command>) {
