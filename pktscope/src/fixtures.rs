@@ -83,7 +83,7 @@ pub(crate) fn flow() -> Flow {
             name: "www.example.com".into(),
             registrable: "example.com".into(),
             source: DomainSource::TlsSni,
-            learned_at: boot(10),
+            learned_at: boot(8),
             candidates: 1,
             disagreeing: None,
         }),

@@ -2,10 +2,10 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     standing::{AGENT, pair},
 };
 use pktscope_tests::{
-    agent::AgentOptions,
+    agent::{Agent, AgentOptions},
     event::Event,
     flow::{DEADLINE, Side, end_of},
     machine::{missing_privilege, missing_program, output_of},
@@ -91,6 +91,68 @@ fn what_a_local_resolver_asks_names_everybody_s_connections() {
     ]));
     let flow = expect_flow(other, server.addr, "a flow", |_| true);
     assert_eq!(flow.text("destination.domain"), NAME, "{flow}");
+}
+
+/// An agent that reports new destinations from its start on.
+fn judging(state: &Path) -> Agent {
+    AgentOptions::new().unwrap().state_dir(state).flag("--learning-window", "0s").start().unwrap()
+}
+
+/// Resolves the name before its first line and connects to the address before its second.
+const RESOLVE_THEN_CONNECT: &str = "
+import socket, sys
+name, port = sys.argv[1:]
+print(socket.getaddrinfo(name, port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0], flush=True)
+address = sys.stdin.readline().strip()
+socket.create_connection((address, port)).close()
+print('connected', flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn names_asked_for_before_a_restart_name_connections_after_it() {
+    skip_if!(missing_programs(&["dnsmasq", "python3", "unshare"]));
+    let (pair, folder) = (Pair::new().unwrap(), TempDir::new().unwrap());
+    let _daemons = (resolver(&pair.far), forwarder(&pair));
+    let server = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 0).unwrap();
+    let state = folder.path().join("state");
+    let script = folder.path().join("client.py");
+    fs::write(&script, RESOLVE_THEN_CONNECT).unwrap();
+    let before = judging(&state);
+    let port = server.addr.port().to_string();
+    let mut asker = asking(&pair, folder.path(), "python3");
+    let mut asker = Daemon(piped(asker.arg(&script).args([NAME, &port])));
+    let mut said = BufReader::new(asker.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert_eq!(said.next().as_deref(), Some(pair.far.v4.to_string().as_str()), "the name is resolved");
+    // Another program asks the forwarder, which everybody's names come from.
+    pid_of(asking_at(&pair, Ipv4Addr::LOCALHOST, folder.path(), "python3").args([
+        "-c",
+        "import socket, sys; socket.getaddrinfo(sys.argv[1], 80)",
+        ALIAS,
+    ]));
+    let is_answer = |name| move |event: &Event| event.is("dns") && event.text("dns.question.name") == name;
+    for name in [NAME, ALIAS] {
+        before.expect(DEADLINE, "an answer", is_answer(name));
+    }
+    assert!(before.stop().success());
+    let after = judging(&state);
+    writeln!(asker.0.stdin.as_mut().unwrap(), "{}", pair.far.v4).unwrap();
+    assert_eq!(said.next().as_deref(), Some("connected"));
+    let stranger = Traffic::new(&pair.near.namespace, &format!("tcp --to {}", server.addr)).run().unwrap();
+    for (pid, name) in [(asker.0.id(), NAME), (stranger.pid, ALIAS)] {
+        let flow = after.expect(DEADLINE, "a flow after the restart", |event| {
+            event.is("flow") && event.pid() == pid && event.endpoint("destination") == Some(server.addr)
+        });
+        assert_eq!(flow.text("destination.domain"), name, "{flow}");
+        assert_eq!(flow.text("pktscope.domain_source"), "dns_answer", "{flow}");
+        assert!(flow.number("pktscope.domain_age") > 0, "asked for before: {flow}");
+        let alert = after.expect(DEADLINE, "the first egress", |event| event.is("alert") && event.pid() == pid);
+        assert!(alert.text("destination.domain").ends_with("example.test"), "a name, not an address: {alert}");
+    }
+}
+
+fn piped(command: &mut Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]

@@ -26,6 +26,11 @@ use crate::{
 /// of them come.
 const EVENTS_AT_ONCE: usize = 1_024;
 
+/// Names handed to the store in a second: a batch that it writes in some ten milliseconds.
+const NAMES_AT_ONCE: usize = 2_048;
+/// Names handed to the store at the end, within the time that stopping may take.
+const NAMES_AT_END: usize = 16_384;
+
 /// See the module.
 pub(super) struct Desk {
     pub(super) pipeline: Pipeline,
@@ -52,6 +57,14 @@ impl Desk {
                 self.take_answers(now);
             }
         }
+    }
+
+    /// Hands the last effects out, and all that changed and was not due yet.
+    pub(super) fn finish(&mut self, now: Moment) {
+        self.hand_out(now);
+        self.outputs.tell(&[], restore::changes(&mut self.pipeline), now);
+        self.outputs.keep_names(self.pipeline.take_names(NAMES_AT_END, now), now);
+        self.outputs.flush();
     }
 
     /// Takes what was found out about processes.
@@ -92,6 +105,10 @@ impl Desk {
             false => Vec::new(),
         };
         self.outputs.tell(&told, state, now);
+        if is_save_due {
+            let names = self.pipeline.take_names(NAMES_AT_ONCE, now);
+            self.outputs.keep_names(names, now);
+        }
         self.bursts.note(told.len());
         drop(told);
         if is_save_due && self.bursts.is_over() {

@@ -2,7 +2,7 @@
 
 use crate::{
     api::SinkReport,
-    core::{effect::Effect, time::Moment},
+    core::{effect::Effect, names::NameRow, time::Moment},
     sink::{AlertSinks, SinkCounts, ecs::Exporter, jsonl::Jsonl},
     store::{Batch, DispositionRow, StateRow, Store, StoreError, StoreHandle, StoreStats},
 };
@@ -37,7 +37,7 @@ impl Outputs {
             return;
         }
         if let Some((_, handle)) = &self.store {
-            handle.push(Batch { effects, state, dispositions: Vec::new(), now });
+            handle.push(Batch { effects, state, now, ..Batch::default() });
         }
         if self.events.is_some() {
             effects.iter().for_each(|effect| self.write_event(effect, now));
@@ -49,6 +49,13 @@ impl Outputs {
         }
     }
 
+    /// Stores names of addresses, which nothing depends on in the same transaction.
+    pub(super) fn keep_names(&self, names: Vec<NameRow>, now: Moment) {
+        if let Some((_, handle)) = self.store.as_ref().filter(|_| !names.is_empty()) {
+            handle.push(Batch { names, now, ..Batch::default() });
+        }
+    }
+
     /// Stores verdicts and what they changed; returns when both are written, or why they are not yet.
     pub(super) fn record(
         &mut self,
@@ -57,7 +64,7 @@ impl Outputs {
         now: Moment,
     ) -> Result<(), String> {
         let Some((_, handle)) = &self.store else { return Ok(()) };
-        handle.push(Batch { effects: &[], state, dispositions, now });
+        handle.push(Batch { state, dispositions, now, ..Batch::default() });
         handle.flush()
     }
 

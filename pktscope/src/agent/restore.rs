@@ -28,6 +28,17 @@ pub(super) fn detection(config: &Config, reader: &Reader) -> Result<Detection, S
     Ok(detection)
 }
 
+/// Gives the pipeline the names that addresses were asked for by, as far as they still hold.
+pub(super) fn names(pipeline: &mut Pipeline, reader: &Reader) -> Result<(), StoreError> {
+    let now = clock::now();
+    let (names, unreadable) = reader.names(now.wall)?;
+    if unreadable > 0 {
+        warn!("{unreadable} names of addresses could not be read back; they are learned anew");
+    }
+    pipeline.restore_names(&names, now);
+    Ok(())
+}
+
 /// Closes the incidents whose alert got its verdict while no agent ran.
 fn close_judged(detection: &mut Detection, reader: &Reader) -> Result<(), StoreError> {
     let verdicts: HashMap<u64, String> =

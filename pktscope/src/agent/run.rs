@@ -189,7 +189,8 @@ fn build(config: &Config, outputs: Outputs, geo: GeoDatabases) -> Result<Turns, 
     let netns = sensor.own_netns();
     let limits =
         PipelineSettings { processes: settings::processes(), ..settings::pipeline(config, boot_id, netns, &geo) };
-    let pipeline = Pipeline::new(limits.seeded(settings::hash_seed()), detection, first_id);
+    let mut pipeline = Pipeline::new(limits.seeded(settings::hash_seed()), detection, first_id);
+    restore::names(&mut pipeline, &reader)?;
     let now = clock::now();
     let sensor_settings = &config.sensor;
     let schedule =

@@ -165,8 +165,7 @@ impl Turns {
         self.desk.take_answers(now);
         self.desk.step(self.events.drain(..), now);
         self.desk.pipeline.finish(now, &mut self.desk.effects);
-        self.desk.hand_out(now);
-        self.desk.outputs.flush();
+        self.desk.finish(now);
         self.desk.outputs
     }
 }

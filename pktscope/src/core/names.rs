@@ -6,6 +6,7 @@
 
 mod claims;
 mod questions;
+mod stored;
 
 use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use super::{
 };
 use claims::{Asker, Claims};
 use questions::Questions;
+pub use stored::{NameRow, StoredAsker};
 
 const DNS_PORT: u16 = 53;
 /// Processes remembered as local resolvers because they were seen answering.

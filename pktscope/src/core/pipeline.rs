@@ -29,6 +29,7 @@ use super::{
     },
     hold::Wait,
     ledger::LedgerBook,
+    names::NameRow,
     process::ProcessTable,
     time::{BootTime, Moment},
 };
@@ -212,6 +213,18 @@ impl Pipeline {
     /// The baseline, alerts' memory and dispositions.
     pub fn detection(&mut self) -> &mut Detection {
         &mut self.detection
+    }
+
+    /// Takes back what is known of addresses' names; changes are noted from now on, for [`Self::take_names`].
+    pub fn restore_names(&mut self, rows: &[NameRow], now: Moment) {
+        self.completion.names.restore(rows, &self.settings.boot_id, now);
+        self.completion.names.note_changes();
+    }
+
+    /// Up to `most` names of addresses that were learned or renewed since they were taken, to be stored.
+    pub fn take_names(&mut self, most: usize, now: Moment) -> Vec<NameRow> {
+        let boot_id = self.settings.boot_id.as_str().into();
+        self.completion.names.take_changed(most, &boot_id, now)
     }
 
     /// What found no room in a table of the core, by place.

@@ -15,6 +15,7 @@ mod ledger;
 mod lock;
 mod memory;
 mod migrate;
+mod names;
 mod open;
 mod pending;
 mod processes;

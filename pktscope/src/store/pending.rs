@@ -4,15 +4,22 @@ use std::sync::Arc;
 
 use ahash::HashMap;
 
-use super::{DispositionRow, StateRow, StateTable};
+use super::{
+    DispositionRow, StateRow, StateTable,
+    names::{self, NewestNames},
+};
 use crate::core::{
     alert::Alert,
     effect::{Effect, Ledger},
     event::DnsMessage,
     flow::{Flow, FlowAction, FlowChange, FlowId},
+    names::NameRow,
     process::{Process, ProcessKey},
     time::{BootTime, Moment},
 };
+
+/// Names that wait at most, while the database cannot be written.
+const MAX_NAMES: usize = 16_384;
 
 /// What is stored together or not at all: an alert with the novelty it reports, a disposition with what it changes.
 #[derive(Debug, Default)]
@@ -21,6 +28,8 @@ pub struct Batch<'a> {
     pub effects: &'a [Effect],
     /// The core's own state.
     pub state: Vec<StateRow>,
+    /// Names of addresses that were learned or renewed.
+    pub names: Vec<NameRow>,
     /// Verdicts.
     pub dispositions: Vec<DispositionRow>,
     /// When; gives the offset between boot time and wall time.
@@ -50,6 +59,7 @@ pub(super) struct Refused {
     pub(super) dns: u64,
     pub(super) alerts: u64,
     pub(super) ledgers: u64,
+    pub(super) names: u64,
 }
 
 /// The rows of the next transaction.
@@ -66,6 +76,8 @@ pub(super) struct Pending {
     pub(super) dispositions: Vec<DispositionRow>,
     /// Newest value a key: as many as the core's own bounds allow, so without a bound here.
     pub(super) state: HashMap<(StateTable, Arc<str>), Option<Vec<u8>>>,
+    /// Newest row a name; new ones count against a bound of their own.
+    pub(super) names: NewestNames,
     pub(super) now: Moment,
 }
 
@@ -81,7 +93,7 @@ impl Pending {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0 && self.dispositions.is_empty() && self.state.is_empty()
+        self.len() == 0 && self.dispositions.is_empty() && self.state.is_empty() && self.names.is_empty()
     }
 
     /// Takes a batch; rows beyond `room` more than there are now are refused and counted.
@@ -94,6 +106,18 @@ impl Pending {
         self.dispositions.extend(batch.dispositions);
         for row in batch.state {
             self.state.insert((row.table, row.key), row.value);
+        }
+        for row in batch.names {
+            self.add_name(row, refused);
+        }
+    }
+
+    fn add_name(&mut self, row: NameRow, refused: &mut Refused) {
+        let key = names::key_of(&row);
+        if self.names.len() < MAX_NAMES || self.names.contains_key(&key) {
+            self.names.insert(key, row);
+        } else {
+            refused.names += 1;
         }
     }
 
@@ -165,6 +189,7 @@ impl Pending {
         self.ledgers.extend(newer.ledgers);
         self.dispositions.extend(newer.dispositions);
         self.state.extend(newer.state);
+        self.names.extend(newer.names);
         self.now = newer.now;
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use super::names;
 use crate::core::time::WallTime;
 
 /// Rows deleted in one step: a few milliseconds of work.
@@ -36,6 +37,7 @@ pub(super) fn step(connection: &Connection, keep: &Retention, now: WallTime) -> 
         has_more |= delete_older(connection, table, cutoff)?;
     }
     has_more |= delete_older(connection, "alerts", before(now, keep.alert_age))?;
+    has_more |= names::retain(connection, now, STEP_ROWS)?;
     let processes = delete_unused_processes(connection, cutoff)?;
     has_more |= STEP_ROWS <= i64::try_from(processes).unwrap_or(0);
     if keep.bytes_max < used_bytes(connection)? {

@@ -7,7 +7,7 @@
 pub(super) const APPLICATION_ID: i64 = 0x706b_7473;
 
 /// Statements that lead from each version to the next.
-pub(super) const MIGRATIONS: &[&str] = &[VERSION_1];
+pub(super) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -155,4 +155,21 @@ CREATE TABLE ledger (
     lost TEXT NOT NULL
 );
 CREATE INDEX ledger_written ON ledger (written_at);
+";
+
+const VERSION_2: &str = "
+-- What addresses were asked for by; `boot_id` and `pid` say who asked, and are empty where it holds for everybody.
+CREATE TABLE names (
+    id INTEGER PRIMARY KEY,
+    address TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    learned_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    UNIQUE (address, boot_id, pid, started_at, name)
+);
+CREATE INDEX names_expiry ON names (expires_at);
 ";

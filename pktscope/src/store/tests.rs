@@ -15,6 +15,7 @@ use crate::{
         effect::{Effect, Ledger},
         event::{DnsAnswer, DnsMessage, FlowRef},
         flow::{Direction, EndReason, Flow, FlowAction, FlowChange, FlowId, Transport, Volume},
+        names::{NameRow, StoredAsker},
         process::{ImageHash, Process, ProcessKey},
         time::{Moment, WallTime},
     },
@@ -74,6 +75,77 @@ fn dns() -> Effect {
         }],
         message_bytes: 80,
     }))
+}
+
+/// A name of an address that everybody or a process asked for; times in seconds from now on.
+fn name_row(last: u8, name: &str, pid: Option<u32>, [learned_at, expires_at]: [i64; 2]) -> NameRow {
+    let at = |seconds: i64| WallTime(now().wall.0 + seconds * 1_000_000_000);
+    let key = |pid| ProcessKey { pid, started_at: boot(3) };
+    NameRow {
+        addr: [192, 0, 2, last].into(),
+        name: name.into(),
+        asker: pid.map(|pid| StoredAsker { boot_id: "boot".into(), key: key(pid) }),
+        since: at(learned_at - 1),
+        learned_at: at(learned_at),
+        expires_at: at(expires_at),
+    }
+}
+
+fn keep_names(store: &Store, names: Vec<NameRow>, now: Moment) {
+    store.handle().push(Batch { names, now, ..Batch::default() });
+    store.handle().flush().unwrap();
+}
+
+#[test]
+fn names_are_read_back_in_their_order_while_they_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), options()).unwrap();
+    let names = vec![
+        name_row(1, "late.example", None, [50, 500]),
+        name_row(1, "early.example", Some(7), [40, 400]),
+        name_row(2, "soon.example", None, [30, 90]),
+    ];
+    keep_names(&store, names.clone(), now());
+    let renewed = name_row(1, "early.example", Some(7), [60, 600]);
+    keep_names(&store, vec![renewed.clone()], now());
+    drop(store);
+    let read = |seconds: i64| {
+        Reader::open(folder.path()).unwrap().names(WallTime(now().wall.0 + seconds * 1_000_000_000)).unwrap()
+    };
+    assert_eq!(read(100), (vec![names[0].clone(), renewed], 0));
+    assert_eq!(read(601), (Vec::new(), 0));
+}
+
+#[test]
+fn names_that_hold_no_more_are_deleted_and_damaged_ones_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), options()).unwrap();
+    let names = vec![name_row(1, "over.example", None, [-9, -1]), name_row(2, "a.example", None, [0, 99])];
+    keep_names(&store, names, now());
+    let connection = Connection::open(folder.path().join(DATABASE_NAME)).unwrap();
+    let count = || connection.query_row("SELECT count(*) FROM names", [], |row| row.get::<_, i64>(0)).unwrap();
+    let later = Moment { boot: now().boot.plus(Duration::from_secs(61)), ..now() };
+    keep_names(&store, vec![name_row(3, "b.example", None, [0, 99])], later);
+    drop(store);
+    assert_eq!(count(), 2);
+    connection.execute("UPDATE names SET address = 'nonsense' WHERE name = 'a.example'", []).unwrap();
+    let (names, unreadable) = Reader::open(folder.path()).unwrap().names(now().wall).unwrap();
+    assert_eq!((names.len(), unreadable), (1, 1));
+}
+
+#[test]
+fn a_database_of_the_first_version_gets_the_table_of_names() {
+    let folder = tempfile::tempdir().unwrap();
+    push_and_flush(&Store::open(folder.path(), options()).unwrap(), &[change(FlowAction::Ended, flow())]);
+    let connection = Connection::open(folder.path().join(DATABASE_NAME)).unwrap();
+    connection.execute_batch("DROP TABLE names; PRAGMA user_version = 1").unwrap();
+    drop(connection);
+    let refusal = Reader::open(folder.path()).unwrap_err().to_string();
+    assert!(refusal.contains("pktscope.db"), "{refusal}");
+    let store = Store::open(folder.path(), options()).unwrap();
+    keep_names(&store, vec![name_row(1, "a.example", None, [50, 500])], now());
+    let reader = Reader::open(folder.path()).unwrap();
+    assert_eq!((newest(&reader).flow_id, reader.names(WallTime(0)).unwrap().0.len()), (7, 1));
 }
 
 fn push(store: &Store, effects: &[Effect]) {

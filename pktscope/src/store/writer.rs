@@ -16,6 +16,7 @@ use super::{
     ledger,
     lock::Lock,
     migrate::open_error,
+    names,
     open::{DATABASE_NAME, open_writer},
     pending::{Pending, PendingFlow, Refused},
     processes::{self, Ids, Written},
@@ -178,6 +179,7 @@ impl StoreHandle {
             ("store_queue_dns", refused.dns),
             ("store_queue_alerts", refused.alerts),
             ("store_queue_ledgers", refused.ledgers),
+            ("store_queue_names", refused.names),
         ];
         StoreStats { waiting: queue.pending.len() + queue.in_hand, lost, ..queue.stats.clone() }
     }
@@ -410,12 +412,14 @@ impl Writer {
             dispositions::write(&transaction, disposition, written.at)?;
         }
         baseline::write(&transaction, &batch.state)?;
+        names::write(&transaction, &batch.names)?;
         let others = batch.processes.len()
             + batch.dns.len()
             + batch.alerts.len()
             + batch.ledgers.len()
             + batch.dispositions.len()
-            + batch.state.len();
+            + batch.state.len()
+            + batch.names.len();
         counts.rows += u64::try_from(others).unwrap_or(u64::MAX);
         transaction.commit()?;
         Ok(counts)

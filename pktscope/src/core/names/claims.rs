@@ -4,7 +4,7 @@
 //! table gives up the entry renewed longest ago. Expired entries are found by a hand that goes round the slab, two
 //! steps an insertion, so that none stays longer than half a table's insertions.
 
-use std::{cmp::Reverse, net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, collections::VecDeque, net::IpAddr, sync::Arc};
 
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -27,6 +27,11 @@ impl Asker {
     pub(super) fn process(key: ProcessKey) -> Self {
         Self(key)
     }
+
+    /// The process; `None` of everybody.
+    pub(super) fn key(self) -> Option<ProcessKey> {
+        (self != Self::HOST).then_some(self.0)
+    }
 }
 
 /// The best name of an address.
@@ -47,6 +52,8 @@ struct Claim {
     learned_at: BootTime,
     expires_at: BootTime,
     addr: IpAddr,
+    /// Whether the slot is in the list of changed ones.
+    is_changed: bool,
     /// The next claim on the same address.
     next: u32,
     /// Neighbours in the list of renewals.
@@ -70,6 +77,23 @@ impl Claim {
     }
 }
 
+/// When a name was learned, and until when it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) since: BootTime,
+    pub(super) learned_at: BootTime,
+    pub(super) expires_at: BootTime,
+}
+
+/// A claim that changed, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Changed {
+    pub(super) addr: IpAddr,
+    pub(super) asker: Asker,
+    pub(super) name: Arc<str>,
+    pub(super) times: Times,
+}
+
 pub(super) struct Claims {
     slots: Vec<Claim>,
     free: Vec<u32>,
@@ -78,6 +102,9 @@ pub(super) struct Claims {
     hasher: RandomState,
     oldest: u32,
     newest: u32,
+    /// Slots that changed since they were taken, each once; only where changes are asked for.
+    changed: VecDeque<u32>,
+    notes_changes: bool,
     hand: usize,
     max: usize,
     added: u64,
@@ -93,6 +120,8 @@ impl Claims {
             hasher,
             oldest: NONE,
             newest: NONE,
+            changed: VecDeque::new(),
+            notes_changes: false,
             hand: 0,
             max: max.clamp(1, NONE as usize),
             added: 0,
@@ -124,16 +153,58 @@ impl Claims {
             claim.expires_at = claim.expires_at.max(expires_at);
             self.unlink_age(slot);
             self.link_newest(slot);
+            self.note_changed(slot);
             return;
         }
         self.make_room(addr, now);
+        let slot = self.add(addr, asker, name, Times { since: now, learned_at: now, expires_at });
+        self.added += 1;
+        self.note_changed(slot);
+    }
+
+    /// Adds a name that was learned before, unless it is known by now; names must come in the order of their renewal.
+    pub(super) fn restore(&mut self, addr: IpAddr, asker: Asker, name: &Arc<str>, times: Times) {
+        if self.find(addr, asker, name).is_none() {
+            self.make_room(addr, times.learned_at);
+            self.add(addr, asker, name, times);
+        }
+    }
+
+    /// Notes changes from now on.
+    pub(super) fn note_changes(&mut self) {
+        self.notes_changes = true;
+    }
+
+    /// Up to `most` of the names that changed since they were taken, in the order of their first change.
+    pub(super) fn take_changed(&mut self, most: usize) -> Vec<Changed> {
+        let count = most.min(self.changed.len());
+        let slots: Vec<u32> = self.changed.drain(..count).collect();
+        slots.into_iter().filter_map(|slot| self.changed(slot)).collect()
+    }
+
+    fn changed(&mut self, slot: u32) -> Option<Changed> {
+        let claim = self.at_mut(slot);
+        claim.is_changed = false;
+        let Claim { addr, asker, since, learned_at, expires_at, .. } = *claim;
+        let name = claim.name.clone()?;
+        Some(Changed { addr, asker, name, times: Times { since, learned_at, expires_at } })
+    }
+
+    fn note_changed(&mut self, slot: u32) {
+        if self.notes_changes && !std::mem::replace(&mut self.at_mut(slot).is_changed, true) {
+            self.changed.push_back(slot);
+        }
+    }
+
+    fn add(&mut self, addr: IpAddr, asker: Asker, name: &Arc<str>, times: Times) -> u32 {
         let claim = Claim {
             name: Some(name.clone()),
             asker,
-            since: now,
-            learned_at: now,
-            expires_at,
+            since: times.since,
+            learned_at: times.learned_at,
+            expires_at: times.expires_at,
             addr,
+            is_changed: false,
             next: self.head(addr).unwrap_or(NONE),
             older: NONE,
             newer: NONE,
@@ -141,7 +212,7 @@ impl Claims {
         let slot = self.store(claim);
         self.set_head(addr, slot);
         self.link_newest(slot);
-        self.added += 1;
+        slot
     }
 
     /// The name that `asker` got last for an address, and how many it has.
@@ -215,7 +286,9 @@ impl Claims {
 
     fn store(&mut self, claim: Claim) -> u32 {
         if let Some(slot) = self.free.pop() {
-            *self.at_mut(slot) = claim;
+            // A place stays in the list of changed ones whoever has it.
+            let is_changed = self.at(slot).is_changed;
+            *self.at_mut(slot) = Claim { is_changed, ..claim };
             return slot;
         }
         self.slots.push(claim);

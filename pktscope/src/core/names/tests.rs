@@ -1,7 +1,10 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::core::{
     event::FlowRef,
     flow::{Endpoint, Transport},
+    time::{Moment, WallTime},
 };
 
 const SERVER: [u8; 4] = [198, 51, 100, 7];
@@ -320,4 +323,89 @@ fn in_a_capture_every_message_counts() {
     let good = DnsMessage { direction: Direction::Egress, ..answer(&asked, vec![address("a.example", 300)]) };
     table.observe_dns(&asked);
     assert!(matches!(table.observe_dns(&good), DnsOutcome::Answered(_)));
+}
+
+/// The rows that a table hands to the store at a second of a boot whose clock starts at 1,000 s of the wall's.
+fn stored(table: &mut NameTable, seconds: u64) -> Vec<NameRow> {
+    table.take_changed(usize::MAX, &"boot".into(), moment(seconds))
+}
+
+fn moment(seconds: u64) -> Moment {
+    Moment { boot: at(seconds), wall: WallTime(0).plus(Duration::from_secs(1_000 + seconds)) }
+}
+
+#[test]
+fn names_survive_a_restart_as_long_as_they_hold() {
+    let mut before = NameTable::default();
+    before.note_changes();
+    resolve(&mut before, "short.example", Some(process(5, "/usr/bin/curl")), 10, 1);
+    resolve(&mut before, "long.example", Some(process(6, "/usr/bin/curl")), 20, 300);
+    resolve(&mut before, "everybody.example", Some(process(7, "/usr/sbin/dnsmasq")), 30, 300);
+    let rows = stored(&mut before, 40);
+    assert_eq!(
+        rows.iter().map(|row| &*row.name).collect::<Vec<_>>(),
+        ["short.example", "long.example", "everybody.example"]
+    );
+    let after = |boot_id, seconds| {
+        let mut table = NameTable::default();
+        table.restore(&rows, boot_id, moment(seconds));
+        table
+    };
+    let table = after("boot", 50);
+    assert_eq!(table.lookup(&[key(6)], SERVER.into(), at(60)), before.lookup(&[key(6)], SERVER.into(), at(60)));
+    assert_eq!(table.lookup(&[key(6)], SERVER.into(), at(60)).unwrap().learned_at, at(21));
+    assert_eq!(name(&table, &[key(5)], 60).as_deref(), Some("short.example"), "the floor holds");
+    assert_eq!(name(&table, &[key(5)], 80).as_deref(), Some("everybody.example"), "it is over while an agent runs");
+    assert_eq!(name(&table, &[key(9)], 60).as_deref(), Some("everybody.example"));
+    assert_eq!((after("boot", 80).len(), after("boot", 400).len()), (2, 0), "it was over while none ran");
+    assert_eq!(after("boot", 50).counters().names, 0, "nothing was learned");
+    let rebooted = after("another", 50);
+    assert_eq!((name(&rebooted, &[key(6)], 60).as_deref(), rebooted.len()), (Some("everybody.example"), 1));
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_name_hold_longer() {
+    let mut before = NameTable::default();
+    before.note_changes();
+    resolve(&mut before, "a.example", None, 1_000_000, 300);
+    let mut after = NameTable::default();
+    after.restore(&stored(&mut before, 1_000_002), "boot", moment(10));
+    assert_eq!(after.lookup(&[], SERVER.into(), at(11)).map(|domain| domain.learned_at), Some(at(10)));
+    assert_eq!(name(&after, &[], 10 + 86_400).as_deref(), Some("a.example"));
+    assert_eq!(name(&after, &[], 11 + 86_400), None);
+}
+
+#[test]
+fn a_change_is_handed_to_the_store_once_and_only_where_there_is_one() {
+    let mut table = NameTable::default();
+    resolve(&mut table, "before.example", None, 1, 300);
+    table.note_changes();
+    assert!(stored(&mut table, 2).is_empty(), "nobody asked for changes");
+    resolve(&mut table, "a.example", None, 10, 300);
+    resolve(&mut table, "b.example", None, 11, 300);
+    resolve(&mut table, "a.example", None, 12, 300);
+    let rows = table.take_changed(1, &"boot".into(), moment(20));
+    assert_eq!((&*rows[0].name, rows[0].learned_at), ("a.example", moment(13).wall), "as it stands");
+    assert_eq!(stored(&mut table, 20).len(), 1, "the rest later");
+    assert!(stored(&mut table, 20).is_empty());
+    resolve(&mut table, "before.example", None, 30, 300);
+    assert_eq!(stored(&mut table, 40).len(), 1, "a renewal is a change");
+}
+
+proptest! {
+    /// Whatever is learned and thrown out, a change list no longer than the table gives what it holds.
+    #[test]
+    fn changes_stay_within_the_table(steps in proptest::collection::vec((any::<u8>(), any::<bool>()), 0..300)) {
+        let mut table = NameTable::new(NameSettings { max_names: 8, ..NameSettings::default() });
+        table.note_changes();
+        for (seconds, (name, is_taken)) in (10..).zip(steps) {
+            resolve(&mut table, &format!("{name}.example"), None, seconds * 2, 300);
+            if is_taken {
+                let rows = stored(&mut table, seconds * 2 + 1);
+                prop_assert!(rows.len() <= 8);
+                let last = format!("{name}.example");
+                prop_assert!(rows.iter().any(|row| *row.name == last));
+            }
+        }
+    }
 }

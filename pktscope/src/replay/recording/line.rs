@@ -293,6 +293,7 @@ struct OwnPart<'a> {
     process: Option<ProcessExtra<'a>>,
     dns: Option<DnsExtra>,
     domain_candidates: Option<u32>,
+    domain_age: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -433,7 +434,7 @@ impl Line<'_> {
             last_seen: last_seen(started_at, end, at, reason),
             ended: reason.map(|reason| (end, reason)),
             attribution,
-            domain: destination.named(own, at, interned),
+            domain: destination.named(own, started_at, interned),
             geo: destination.geo(interned),
             tcp: own.tcp(interned),
             tls: self.tls.as_ref().and_then(TlsPart::hello),

@@ -150,11 +150,11 @@ fn add_flow_extras<'a>(flow: &'a Flow, extras: &mut Pktscope<'a>) {
     extras.flow_id = Some(flow.id.0);
     if let Some(domain) = &flow.domain {
         extras.domain_source = Some(domain.source.word());
+        extras.domain_age = Some(nanos(flow.started_at.since(domain.learned_at)));
         extras.domain_candidates = Some(domain.candidates);
-        extras.domain_disagreeing = domain
-            .disagreeing
-            .as_ref()
-            .map(|(name, source)| Disagreeing { name: Some(name), source: Some(source.word()) });
+        let disagreeing = domain.disagreeing.as_ref();
+        extras.domain_disagreeing =
+            disagreeing.map(|(name, source)| Disagreeing { name: Some(name), source: Some(source.word()) });
     }
     extras.payload = Some(Payload {
         source_bytes: Some(flow.sent.payload_bytes),

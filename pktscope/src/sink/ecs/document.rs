@@ -182,6 +182,7 @@ optional! {
         flow_id: u64,
         flows: u64,
         domain_source: &'a str,
+        domain_age: u64,
         domain_candidates: u32,
         domain_disagreeing: Disagreeing<'a>,
         payload: Payload,

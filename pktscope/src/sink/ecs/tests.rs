@@ -88,7 +88,7 @@ fn flow_extras() -> Value {
     merged(
         curl_extras(),
         json!({
-            "flow_id": 7, "domain_source": "tls_sni", "domain_candidates": 1, "has_encrypted_hello": false,
+            "flow_id": 7, "domain_source": "tls_sni", "domain_age": 2_000_000_000_u64, "domain_candidates": 1, "has_encrypted_hello": false,
             "payload": {"source_bytes": 400, "destination_bytes": 4600},
             "attribution": {"status": "process", "method": "connect"},
             "history": "ShADadFf", "conn_state": "SF",

@@ -30,10 +30,11 @@ impl SidePart<'_> {
         Volume { ip_bytes: self.bytes, packets: self.packets, payload_bytes }
     }
 
-    pub(super) fn named(&self, own: &OwnPart<'_>, learned_at: BootTime, interned: &mut Interned) -> Option<Domain> {
+    pub(super) fn named(&self, own: &OwnPart<'_>, started_at: BootTime, interned: &mut Interned) -> Option<Domain> {
         let name = self.domain.as_deref()?;
         let source = own.domain_source.as_deref().and_then(DomainSource::from_word).unwrap_or(DomainSource::DnsAnswer);
         let registrable = interned.name(registrable(name));
+        let learned_at = BootTime(started_at.0.saturating_sub(own.domain_age.unwrap_or(0)));
         let candidates = own.domain_candidates.unwrap_or(1);
         Some(Domain { name: interned.name(name), registrable, source, learned_at, disagreeing: None, candidates })
     }
