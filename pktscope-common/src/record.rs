@@ -106,6 +106,10 @@ pub struct ExecRecord {
     pub parent: Stamp,
     /// Inode number of the image.
     pub inode: u64,
+    /// Inode number of the working directory; 0 where not known.
+    pub folder_inode: u64,
+    /// Kernel device number of the working directory's file system.
+    pub folder_device: u32,
     /// Kernel device number of the image's file system (`s_dev`: 12 bits of major, 20 of minor).
     pub device: u32,
     /// Bytes of `arguments` that are filled in.
@@ -114,6 +118,8 @@ pub struct ExecRecord {
     pub arguments_total_bytes: u32,
     /// Bytes of `filename` that are filled in, the zero at its end included; 0 where it could not be read.
     pub filename_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
     /// The kernel's name, zero-padded.
     pub comm: [u8; COMM_BYTES],
     /// The name of the image's directory entry, zero-padded: also files in memory have one. Empty where it is longer.
@@ -200,7 +206,7 @@ pub struct LingerRecord {
 const _: () = assert!(size_of::<RecordHeader>() == 16);
 const _: () = assert!(size_of::<SocketRecord>() == 216);
 const _: () = assert!(size_of::<EndKey>() == 16);
-const _: () = assert!(size_of::<ExecRecord>() == 904);
+const _: () = assert!(size_of::<ExecRecord>() == 920);
 const _: () = assert!(size_of::<ForkRecord>() == 80);
 const _: () = assert!(size_of::<ExitRecord>() == 32);
 const _: () = assert!(size_of::<PayloadHeader>() == 104);

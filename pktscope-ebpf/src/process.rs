@@ -96,6 +96,7 @@ fn fill_exec(slot: &mut MaybeUninit<ExecRecord>, task: Kernel, bprm: Kernel) {
         addr_of_mut!((*record).comm).write(comm(task));
     }
     fill_file(record, bprm);
+    fill_folder(record, task);
     fill_image_name(record, bprm);
     fill_filename(record, bprm);
     fill_arguments(record, task);
@@ -105,14 +106,33 @@ fn fill_exec(slot: &mut MaybeUninit<ExecRecord>, task: Kernel, bprm: Kernel) {
 #[inline(always)]
 fn fill_file(record: *mut ExecRecord, bprm: Kernel) {
     let inode = kernel::follow(bprm, Field::BprmFile).and_then(|file| kernel::follow(file, Field::FileInode));
-    let device = inode
-        .and_then(|inode| kernel::follow(inode, Field::InodeSuper))
-        .map_or(0, |sb| kernel::read(sb, Field::SuperDevice));
+    let (number, device) = identity(inode);
     // SAFETY: within the reserved record.
     unsafe {
-        addr_of_mut!((*record).inode).write(inode.map_or(0, |inode| kernel::read(inode, Field::InodeNumber)));
+        addr_of_mut!((*record).inode).write(number);
         addr_of_mut!((*record).device).write(device);
     }
+}
+
+/// Device and inode of the working directory: by them a script named by a relative path is found after its process ended.
+#[inline(always)]
+fn fill_folder(record: *mut ExecRecord, task: Kernel) {
+    let entry = kernel::follow(task, Field::TaskFs).and_then(|fs| kernel::follow(fs, Field::FsFolder));
+    let (number, device) = identity(entry.and_then(|entry| kernel::follow(entry, Field::EntryInode)));
+    // SAFETY: within the reserved record.
+    unsafe {
+        addr_of_mut!((*record).folder_inode).write(number);
+        addr_of_mut!((*record).folder_device).write(device);
+        addr_of_mut!((*record).reserved).write(0);
+    }
+}
+
+/// Inode number and device; zeros where there is no inode.
+#[inline(always)]
+fn identity(inode: Option<Kernel>) -> (u64, u32) {
+    let Some(inode) = inode else { return (0, 0) };
+    let device = kernel::follow(inode, Field::InodeSuper).map_or(0, |sb| kernel::read(sb, Field::SuperDevice));
+    (kernel::read(inode, Field::InodeNumber), device)
 }
 
 /// The name of the image's directory entry, where the entry itself holds it: a longer one lies where typed loads do not

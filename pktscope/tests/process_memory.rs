@@ -40,6 +40,7 @@ fn exec(number: u32) -> Exec {
         comm: format!("tool-{program}").into(),
         filename: format!("/usr/local/bin/tool-{program}").into(),
         file: FileId { device: 1, inode: u64::from(program) },
+        folder: None,
         arguments: vec![
             argument(format!("tool-{program}")),
             argument("--output".to_owned()),

@@ -145,17 +145,33 @@ fn a_script_behind_a_first_line_is_seen_with_its_hash() {
     drop(staying.stdin.take());
     assert!(staying.wait().unwrap().success());
     assert!(told.text("process.executable").contains("python3"), "{told}");
-    assert_eq!(told.text("pktscope.process.script.path"), script.to_str().unwrap(), "{told}");
-    assert_eq!(Some(told.text("pktscope.process.script.sha256")), hash, "{told}");
-    // One that has ended may have taken its folder with it: then that is said, and no other path is made up.
+    let expect_found = |told: Event| {
+        assert_eq!(told.text("pktscope.process.script.path"), script.to_str().unwrap(), "{told}");
+        assert_eq!(Some(told.text("pktscope.process.script.sha256")), hash, "{told}");
+    };
+    expect_found(told);
+    // One that ends at once ran in the same folder.
     let mut ending = beacon(&pair, folder.path(), server.addr, "end");
     let told = expect_script(&mut ending);
     assert!(ending.wait().unwrap().success());
-    match told.text("pktscope.process.script.path") {
-        "./beacon" => assert!(told.text("pktscope.process.script.hash_error").contains("process"), "{told}"),
-        path => {
-            assert_eq!(path, script.to_str().unwrap(), "{told}");
-            assert_eq!(Some(told.text("pktscope.process.script.sha256")), hash, "{told}");
-        }
-    }
+    expect_found(told);
+}
+
+#[test]
+fn a_script_that_ended_at_once_is_found_in_its_parent_s_folder() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_program("python3"));
+    let pair = pair();
+    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
+    let folder = TempDir::new().unwrap();
+    let script = folder.path().join("beacon");
+    fs::write(&script, BEACON).unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut shell = pair.near.namespace.command("sh");
+    shell.args(["-c", &format!("./beacon {} {} end; read line", server.addr.ip(), server.addr.port())]);
+    let mut shell = shell.current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let told = expect_script(&mut shell);
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
+    assert_eq!(told.text("pktscope.process.script.path"), script.to_str().unwrap(), "{told}");
 }

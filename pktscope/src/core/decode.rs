@@ -339,8 +339,9 @@ pub fn overflow(cookie: u64, counts: &Counts, at: BootTime) -> SocketReport {
 
 fn exec(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
     let (process, parent) = (reader.stamp()?, reader.stamp()?);
-    let (inode, device) = (reader.u64()?, reader.u32()?);
+    let (inode, folder_inode, folder_device, device) = (reader.u64()?, reader.u64()?, reader.u32()?, reader.u32()?);
     let (arguments_bytes, total, filename_bytes) = (reader.u32()?, reader.u32()?, reader.u32()?);
+    let _reserved = reader.u32()?;
     let comm = reader.text::<COMM_BYTES>()?;
     let image_name = reader.text::<IMAGE_NAME_BYTES>()?;
     let filename: [u8; FILENAME_BYTES] = reader.array()?;
@@ -357,6 +358,7 @@ fn exec(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
         comm,
         filename: filled(&filename, filename_bytes),
         file: FileId { device: device_number(device), inode },
+        folder: (folder_inode != 0).then(|| FileId { device: device_number(folder_device), inode: folder_inode }),
         image_name,
         arguments: split_arguments(arguments),
         has_all_arguments: arguments_bytes == total,

@@ -69,6 +69,10 @@ pub struct ProcessLookup {
     pub filename: Arc<str>,
     /// Device and inode of its image, where known.
     pub file: Option<FileId>,
+    /// Device and inode of its working directory when that image was run, where known.
+    pub folder: Option<FileId>,
+    /// Absolute path of the script that the image runs, where an earlier answer gave it, else empty.
+    pub script: Arc<str>,
     /// The last part of the image's own path, or what a file in memory is called; empty where not known.
     pub image_name: Arc<str>,
     /// Arguments, each ended by a NUL as in `/proc/PID/cmdline`; empty where not known.

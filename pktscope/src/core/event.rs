@@ -88,6 +88,8 @@ pub struct Exec {
     pub filename: Arc<str>,
     /// Device and inode of the image.
     pub file: FileId,
+    /// Device and inode of its working directory, where known.
+    pub folder: Option<FileId>,
     /// The last part of the image's own path, or what a file in memory is called (`memfd:NAME`); empty where it has 32 bytes
     /// or more.
     pub image_name: Arc<str>,

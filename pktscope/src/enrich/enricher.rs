@@ -235,10 +235,12 @@ impl Looker {
         }
         let parent = question.parent.and_then(|parent| self.proc.open(parent));
         let around = Surroundings { own: own.as_ref(), parent: parent.as_ref(), host_root: &self.host_root };
-        let found = image::find(question, &around, &mut self.seen, clock::now());
+        let now = clock::now();
+        let found = image::find(question, &around, &mut self.seen, now);
         let arguments = arguments(question, around.own);
         let executable = found.path.as_deref().unwrap_or(&question.filename);
-        let script = script::find(executable, &question.filename, &arguments, &around);
+        let mut search = script::Search { question, around: &around, seen: &mut self.seen, now };
+        let script = search.find(executable, &arguments);
         let script_file = script.as_ref().and_then(|script| script.file.as_ref());
         let layers = [found.file.as_ref(), script_file].map(|file| layer(file?, around.own.or(around.parent)));
         let facts = ProcessFacts {
@@ -709,6 +711,69 @@ mod tests {
         let found = files.script.unwrap();
         assert_eq!((&*found.path, Some(found.hash.clone())), (script.to_str().unwrap(), sha256sum(&script)));
         assert_eq!(files.hash, sha256sum(Path::new("/bin/sh")));
+    }
+
+    /// The question about a shell that has ended and ran `job.sh` in `folder`.
+    fn ended_job(folder: &Path, parent: ProcessKey) -> ProcessLookup {
+        ProcessLookup {
+            key: ended_key(),
+            filename: "/bin/sh".into(),
+            arguments: arguments(&["sh", "job.sh"]),
+            folder: Some(file_id(folder)),
+            parent: Some(parent),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_ended_process_s_script_is_found_in_the_folder_that_it_ran_in_and_in_no_other() {
+        let mut bench = Bench::new();
+        let [here, elsewhere] = ["here", "elsewhere"].map(|name| {
+            let folder = bench.folder.path().canonicalize().unwrap().join(name);
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("job.sh"), format!("echo {name}\nread line\n")).unwrap();
+            folder
+        });
+        let program = bench.copy(WAITS, "parent");
+        let parent = Living::waiting(Command::new(&program).current_dir(&here));
+        let (_, files) = bench.ask(ended_job(&here, parent.key()));
+        let script = files.script.unwrap();
+        assert_eq!(
+            (Path::new(&*script.path), Some(script.hash.clone())),
+            (&*here.join("job.sh"), sha256sum(&here.join("job.sh")))
+        );
+
+        let (_, files) = bench.ask(ended_job(&elsewhere, parent.key()));
+        let script = files.script.unwrap();
+        assert_eq!(&*script.path, "job.sh");
+        assert!(matches!(&script.hash, ImageHash::Unreadable(why) if why.contains("ended")), "{script:?}");
+
+        // Once a process was seen there, the folder is known.
+        let mut process = Living::start(Command::new("/bin/sh").arg("job.sh").current_dir(&elsewhere));
+        process.wait_for_line();
+        let living = ProcessLookup { key: process.key(), folder: Some(file_id(&elsewhere)), ..Default::default() };
+        bench.ask(living);
+        let (_, files) = bench.ask(ended_job(&elsewhere, parent.key()));
+        assert_eq!(Path::new(&*files.script.unwrap().path), elsewhere.join("job.sh"));
+    }
+
+    #[test]
+    fn an_ended_process_s_script_has_the_path_that_was_found_while_it_lived() {
+        let mut bench = Bench::new();
+        let script = bench.folder.path().canonicalize().unwrap().join("job.sh");
+        fs::write(&script, "true\n").unwrap();
+        let known = ProcessLookup {
+            script: script.to_str().unwrap().into(),
+            folder: None,
+            ..ended_job(Path::new("/"), own_key())
+        };
+        let (_, files) = bench.ask(known.clone());
+        assert_eq!(Some(files.script.unwrap().hash.clone()), sha256sum(&script));
+        let earlier = ProcessLookup { image_at: BootTime(1), ..known };
+        let (_, files) = bench.ask(earlier);
+        let found = files.script.unwrap();
+        assert!(matches!(&found.hash, ImageHash::Unreadable(why) if why.contains("changed")), "{found:?}");
+        assert_eq!(Path::new(&*found.path), script);
     }
 
     #[test]

@@ -105,17 +105,7 @@ impl OpenFile {
 
     /// Whether it is the file that the kernel told of.
     pub fn compare(&self, wanted: FileId) -> Match {
-        if self.stamp.id == wanted {
-            return Match::Same;
-        }
-        let is_same_inode = self.stamp.id.inode == wanted.inode;
-        match self.file_system() {
-            // Each subvolume shows a device number of its own; inode numbers are the kernel's.
-            Some(BTRFS | BCACHEFS) if is_same_inode => Match::Same,
-            Some(OVERLAYFS) if is_same_inode => Match::Same,
-            Some(OVERLAYFS) => Match::NotComparable,
-            _ => Match::Different,
-        }
+        compare(&self.place, self.stamp.id, wanted)
     }
 
     /// Whether it lies on an overlay, as the files of containers do.
@@ -124,9 +114,32 @@ impl OpenFile {
     }
 
     fn file_system(&self) -> Option<u64> {
-        // The width and sign of `f_type` differ between architectures; magic numbers have 32 bits.
-        fstatfs(&self.place).ok().map(|stat| stat.f_type as u64 & 0xffff_ffff)
+        file_system(&self.place)
     }
+}
+
+fn file_system(place: &OwnedFd) -> Option<u64> {
+    // The width and sign of `f_type` differ between architectures; magic numbers have 32 bits.
+    fstatfs(place).ok().map(|stat| stat.f_type as u64 & 0xffff_ffff)
+}
+
+fn compare(place: &OwnedFd, id: FileId, wanted: FileId) -> Match {
+    if id == wanted {
+        return Match::Same;
+    }
+    let is_same_inode = id.inode == wanted.inode;
+    match file_system(place) {
+        // Each subvolume shows a device number of its own; inode numbers are the kernel's.
+        Some(BTRFS | BCACHEFS) if is_same_inode => Match::Same,
+        Some(OVERLAYFS) if is_same_inode => Match::Same,
+        Some(OVERLAYFS) => Match::NotComparable,
+        _ => Match::Different,
+    }
+}
+
+/// Whether an open folder is the one that the kernel told of.
+pub fn is_folder(folder: &OwnedFd, wanted: FileId) -> bool {
+    fstat(folder).is_ok_and(|stat| compare(folder, stamp_of(&stat).id, wanted) == Match::Same)
 }
 
 /// Opens a folder as a starting point.

@@ -124,12 +124,17 @@ fn memory_name(question: &ProcessLookup, seen: &SeenFiles) -> Option<Arc<str>> {
     is_in_memory.then(|| format!("{MEMFD}{name}").into())
 }
 
-/// A file that was written after it ran still has its path, but what ran is gone.
-fn unless_changed(file: OpenFile, question: &ProcessLookup, now: Moment) -> Found {
+/// Whether a file was changed after a process ran its image.
+pub fn is_changed_since(file: &OpenFile, question: &ProcessLookup, now: Moment) -> bool {
     let ran_at = i128::from(now.wall_at(question.image_at).0);
     // Deleting a file counts as a change of it too, but not of its content.
     let changed_at = if file.is_deleted { file.stamp.modified_at } else { file.stamp.changed_at };
-    let is_changed = question.image_at != BootTime(0) && ran_at < changed_at;
+    question.image_at != BootTime(0) && ran_at < changed_at
+}
+
+/// A file that was written after it ran still has its path, but what ran is gone.
+fn unless_changed(file: OpenFile, question: &ProcessLookup, now: Moment) -> Found {
+    let is_changed = is_changed_since(&file, question, now);
     Found {
         path: Some(file.path.clone()),
         missing: is_changed.then(|| "executable: its file was changed after it ran".to_owned()),

@@ -13,6 +13,9 @@ use crate::core::{process::FileId, time::BootTime};
 /// Files whose path is remembered.
 const MAX_PATHS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
+/// Folders from which scripts were run that are remembered.
+const MAX_FOLDERS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
 /// Files held open, of programs that were not known before.
 const MAX_HELD: usize = 64;
 
@@ -23,13 +26,19 @@ const HOLD: Duration = Duration::from_secs(5);
 /// See the module.
 pub struct SeenFiles {
     paths: LruCache<FileId, Arc<str>>,
+    folders: LruCache<FileId, String>,
     held: VecDeque<(BootTime, FileId, OpenFile)>,
     memory_device: Option<u64>,
 }
 
 impl Default for SeenFiles {
     fn default() -> Self {
-        Self { paths: LruCache::new(MAX_PATHS), held: VecDeque::new(), memory_device: memory_device() }
+        Self {
+            paths: LruCache::new(MAX_PATHS),
+            folders: LruCache::new(MAX_FOLDERS),
+            held: VecDeque::new(),
+            memory_device: memory_device(),
+        }
     }
 }
 
@@ -51,6 +60,16 @@ impl SeenFiles {
     /// The path that a file was last seen at.
     pub fn path(&mut self, file: FileId) -> Option<Arc<str>> {
         self.paths.get(&file).cloned()
+    }
+
+    /// Remembers a folder by the numbers that the kernel has for it.
+    pub fn remember_folder(&mut self, id: FileId, path: String) {
+        self.folders.put(id, path);
+    }
+
+    /// The path that a folder was last seen at.
+    pub fn folder(&mut self, id: FileId) -> Option<&str> {
+        self.folders.get(&id).map(String::as_str)
     }
 
     /// A file that is still held open.

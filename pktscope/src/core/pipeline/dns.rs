@@ -148,6 +148,7 @@ mod tests {
             comm: "python3".into(),
             filename: "/usr/bin/python3".into(),
             file: FileId { device: 1, inode: 2 },
+            folder: None,
             arguments: vec!["python3".into()],
             image_name: "".into(),
             has_all_arguments: true,

@@ -251,6 +251,8 @@ impl Entry {
             comm: comm.clone(),
             filename: image.filename.clone(),
             file: image.file,
+            folder: image.folder,
+            script: image.script_path(),
             image_name: image.name.clone(),
             arguments: image.arguments.clone(),
             parent: self.parent,

@@ -20,6 +20,8 @@ pub(super) struct Image {
     /// The image's absolute path, once an answer gave it.
     pub executable: Option<Arc<str>>,
     pub file: Option<FileId>,
+    /// Where it was run from.
+    pub folder: Option<FileId>,
     /// The last part of its own path; empty where not known.
     pub name: Arc<str>,
     /// Each ended by a NUL.
@@ -52,6 +54,12 @@ pub(super) struct Context {
 const MAX_COMMAND_LINE_BYTES: usize = 4096;
 
 impl Image {
+    /// The absolute path of its script; empty where there is none, or it is not known.
+    pub(super) fn script_path(&self) -> Arc<str> {
+        let script = self.facts.script.as_ref().map(|script| &script.path);
+        script.filter(|path| path.starts_with('/')).cloned().unwrap_or_default()
+    }
+
     pub(super) fn of_exec(number: u64, exec: &Exec, executable: Option<Arc<str>>, strings: &mut Strings) -> Self {
         Self {
             number,
@@ -59,6 +67,7 @@ impl Image {
             filename: strings.share(&exec.filename),
             executable,
             file: Some(exec.file),
+            folder: exec.folder,
             name: strings.share(&exec.image_name),
             arguments: strings.share(&terminated(&exec.arguments)),
             has_all_arguments: exec.has_all_arguments,
@@ -74,6 +83,7 @@ impl Image {
             filename: "".into(),
             executable: is_readable.then(|| strings.share(&running.executable)),
             file: running.file,
+            folder: None,
             name: "".into(),
             arguments: strings.share(&terminated(&running.arguments)),
             has_all_arguments: true,

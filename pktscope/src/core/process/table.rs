@@ -467,6 +467,7 @@ mod tests {
             comm: filename.rsplit('/').next().unwrap().into(),
             filename: filename.into(),
             file: FileId { device: 1, inode: filename.len() as u64 },
+            folder: None,
             arguments: arguments.iter().map(|argument| Arc::from(*argument)).collect(),
             image_name: "".into(),
             has_all_arguments: true,
