@@ -39,6 +39,7 @@ fn exec(number: u32) -> Exec {
         cgroup_id: 7,
         comm: format!("tool-{program}").into(),
         filename: format!("/usr/local/bin/tool-{program}").into(),
+        raw_filename: None,
         file: FileId { device: 1, inode: u64::from(program) },
         folder: None,
         arguments: vec![

@@ -4,6 +4,7 @@
 //! the agent.
 
 mod client;
+mod connections;
 mod error;
 mod protocol;
 mod server;

@@ -8,10 +8,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
@@ -21,10 +18,10 @@ use serde_json::Value;
 
 use super::{
     ApiError, Request, Response,
+    connections::Connections,
     protocol::{LINE_BYTES_MAX, SOCKET_NAME},
 };
 
-const CONNECTIONS_MAX: usize = 16;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after a failed accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -95,10 +92,10 @@ fn remove_stale(socket: &Path) -> Result<(), ApiError> {
 }
 
 fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>) {
-    let open = Arc::new(AtomicUsize::new(0));
+    let connections = Arc::new(Connections::default());
     loop {
         let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => Arc::new(stream),
             // What accept says of a listener that is shut down.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
             Err(error) => {
@@ -107,56 +104,61 @@ fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>) {
                 continue;
             }
         };
-        let guard = Guard::enter(&open);
-        if CONNECTIONS_MAX < guard.others {
-            let _ = refuse(&stream, "too many connections; try again");
+        let Some(ticket) = connections.enter(&stream) else {
+            let _ = refuse(&stream, "too many requests are being answered; try again");
             continue;
-        }
-        let handler = Arc::clone(handler);
+        };
+        let (handler, connections) = (Arc::clone(handler), Arc::clone(&connections));
+        let leaving = Arc::clone(&connections);
         let spawned = std::thread::Builder::new().name("api-client".to_owned()).spawn(move || {
-            let _guard = guard;
             // A client that went away is nobody's loss.
-            let _ = serve(&stream, &*handler);
+            let _ = serve(&stream, ticket, &connections, &*handler);
         });
         if let Err(error) = spawned {
+            leaving.leave(ticket);
             tracing::warn!("failed to start a thread for a control connection: {error}");
         }
     }
 }
 
-/// Counts a connection for as long as it lives.
-struct Guard {
-    open: Arc<AtomicUsize>,
-    others: usize,
+/// Serves a connection to its end; the ticket says that it is idle.
+fn serve(
+    stream: &Arc<UnixStream>,
+    mut ticket: u64,
+    connections: &Connections,
+    handler: &dyn Handler,
+) -> io::Result<()> {
+    let outcome = prepare(stream).and_then(|reader| {
+        let mut reader = reader;
+        loop {
+            let Some(line) = next_line(stream, &mut reader)? else { return Ok(()) };
+            let Some(_busy) = connections.begin(ticket) else { return Ok(()) };
+            answer(stream, &respond(&line, handler))?;
+            ticket = connections.rest(stream);
+        }
+    });
+    connections.leave(ticket);
+    outcome
 }
 
-impl Guard {
-    fn enter(open: &Arc<AtomicUsize>) -> Self {
-        Self { open: Arc::clone(open), others: open.fetch_add(1, Ordering::AcqRel) }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-fn serve(stream: &UnixStream, handler: &dyn Handler) -> io::Result<()> {
+fn prepare(stream: &UnixStream) -> io::Result<BufReader<&UnixStream>> {
     stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
     stream.set_write_timeout(Some(IDLE_TIMEOUT))?;
     if !is_allowed(stream)? {
-        return refuse(stream, "only root and the agent's user may ask");
+        refuse(stream, "only root and the agent's user may ask")?;
+        return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut line = Vec::new();
-        reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
-        match line.last() {
-            None => return Ok(()),
-            Some(b'\n') => answer(stream, &respond(&line, handler))?,
-            Some(_) => return refuse(stream, "the request is too long, or has no line end"),
-        }
+    Ok(BufReader::new(stream))
+}
+
+/// The next request; `None` where the other side is done, or cannot be understood and is told so.
+fn next_line(stream: &UnixStream, reader: &mut BufReader<&UnixStream>) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+    match line.last() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) => refuse(stream, "the request is too long, or has no line end").map(|()| None),
     }
 }
 

@@ -1,5 +1,5 @@
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::Path,
     sync::{Arc, Barrier},
@@ -85,20 +85,42 @@ fn without_an_agent_the_error_says_how_to_start_one() {
 }
 
 #[test]
-fn silent_clients_are_bounded_and_do_not_keep_the_server_from_stopping() {
+fn silent_clients_make_room_and_do_not_keep_the_server_from_stopping() {
     let folder = tempfile::tempdir().unwrap();
-    let gate = Arc::new(Barrier::new(2));
+    let server = Server::start(folder.path(), Arc::new(echo)).unwrap();
+    let silent: Vec<_> = (0..200).map(|_| UnixStream::connect(folder.path().join(SOCKET_NAME)).unwrap()).collect();
+    for _ in 0..3 {
+        assert_eq!(call(folder.path(), &Request::Status).unwrap(), json!({"type": "status"}));
+    }
+    let is_closed = |stream: &UnixStream| {
+        stream.set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
+        matches!((&mut &*stream).read(&mut [0]), Ok(0))
+    };
+    let closed = silent.iter().filter(|stream| is_closed(stream)).count();
+    assert!(closed >= 200 - connections::CONNECTIONS_MAX, "only {closed} of 200 idle clients were dropped");
+    drop(server);
+}
+
+#[test]
+fn requests_that_are_being_answered_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Barrier::new(connections::CONNECTIONS_MAX + 1));
     let waiting = Arc::clone(&gate);
     let handler = move |_: Request| {
         waiting.wait();
+        waiting.wait();
         Ok(Value::Null)
     };
-    let server = Server::start(folder.path(), Arc::new(handler)).unwrap();
-    let silent: Vec<_> = (0..17).map(|_| UnixStream::connect(folder.path().join(SOCKET_NAME)).unwrap()).collect();
-    let error = call(folder.path(), &Request::Status).unwrap_err();
-    assert!(matches!(error, ApiError::Refused(_) | ApiError::Broken { .. }), "{error:?}");
-    drop(silent);
-    drop(server);
+    let _server = Server::start(folder.path(), Arc::new(handler)).unwrap();
+    std::thread::scope(|scope| {
+        let ask = || call(folder.path(), &Request::Status);
+        let asking: Vec<_> = (0..connections::CONNECTIONS_MAX).map(|_| scope.spawn(ask)).collect();
+        gate.wait();
+        let error = ask().unwrap_err();
+        gate.wait();
+        assert!(matches!(error, ApiError::Refused(_) | ApiError::Broken { .. }), "{error:?}");
+        asking.into_iter().for_each(|asked| assert!(asked.join().unwrap().is_ok()));
+    });
 }
 
 #[test]

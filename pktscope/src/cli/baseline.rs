@@ -18,6 +18,7 @@ use super::{
 use crate::{
     api::{self, ProgramReport, Request},
     core::time::WallTime,
+    store,
     view::{Cell, Clock, Column, Style, Table, ago, count},
 };
 
@@ -152,8 +153,37 @@ fn read_rows(path: &Path) -> anyhow::Result<Vec<Value>> {
         if line.trim().is_empty() {
             continue;
         }
-        let row = serde_json::from_str(&line).map_err(|error| UsageError(format!("{name}, line {number}: {error}")))?;
-        rows.push(row);
+        rows.push(read_row(&line).map_err(|error| UsageError(format!("{name}, line {number}: {error}")))?);
     }
     Ok(rows)
+}
+
+/// A line, where it is a row that the agent will take.
+fn read_row(line: &str) -> Result<Value, String> {
+    let row: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    store::import_row(row.clone()).map(|_| row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Exit;
+
+    #[test]
+    fn a_bad_line_is_named_and_imports_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("export.ndjson");
+        let good = r#"{"kind":"dns_parent","parent":"a.example","last_seen":1,"name_bytes":[0,0,0],
+            "questions":[0,0,0],"answer_bytes":[0,0,0]}"#;
+        let good = good.replace('\n', " ");
+        for (bad, says) in [(r#"{"label":"a"}"#, "kind"), (r#"{"kind":"pair"}"#, "program"), ("{", "EOF")] {
+            std::fs::write(&path, format!("{good}\n\n{bad}\n")).unwrap();
+            let error = read_rows(&path).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Usage);
+            let text = error.to_string();
+            assert!(text.contains("export.ndjson, line 3: ") && text.contains(says), "{text}");
+        }
+        std::fs::write(&path, format!("{good}\n")).unwrap();
+        assert_eq!(read_rows(&path).unwrap().len(), 1);
+    }
 }

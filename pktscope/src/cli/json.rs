@@ -105,6 +105,7 @@ fn add_flow_extras<'a>(row: &'a FlowRow, extras: &mut Pktscope<'a>) {
     extras.flows = (row.flows != 1).then_some(row.flows);
     extras.domain_source = row.domain_source.as_deref();
     extras.domain_candidates = row.domain_candidates;
+    extras.domain_age = row.domain_age;
     extras.payload = Some(Payload {
         source_bytes: Some(row.sent.payload_bytes),
         destination_bytes: Some(row.received.payload_bytes),

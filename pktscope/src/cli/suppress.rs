@@ -38,7 +38,7 @@ pub(super) struct SuppressArguments {
     #[arg(long, value_enum, default_value_t = Destination::Same)]
     destination: Destination,
     /// For how long
-    #[arg(long = "for", value_name = "DURATION", default_value = "90d", value_parser = parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "90d", value_parser = parse_time)]
     duration: Duration,
     /// Why, in a sentence
     #[arg(long, default_value = "")]
@@ -107,6 +107,14 @@ impl SuppressArguments {
             false => "\nNothing is changed yet: add --apply to do it.\n".to_owned(),
         };
         status_text(&[section], paper().has_colour) + &next
+    }
+}
+
+/// A duration of at least the second that the agent counts in.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(duration) if duration < Duration::from_secs(1) => Err("nothing is hidden for less than 1s".to_owned()),
+        parsed => parsed.map_err(|error| error.to_string()),
     }
 }
 

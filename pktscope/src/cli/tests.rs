@@ -283,6 +283,7 @@ fn every_command_and_flag_of_the_interface_is_there() {
         "alerts --since 1d --json",
         "alerts mark 12 --verdict benign_true_positive --note x",
         "alerts mark 12 --verdict false_positive --state-dir s",
+        "alerts suppress 12 --for 1s",
         "rules --json",
         "baseline status",
         "baseline reset --all",
@@ -304,6 +305,8 @@ fn every_command_and_flag_of_the_interface_is_there() {
         "flows --since yesterday",
         "run --duration 5",
         "baseline reset",
+        "alerts suppress 12 --for 0s",
+        "alerts suppress 12 --for 999ms",
     ] {
         let words = std::iter::once("pktscope").chain(line.split_whitespace());
         assert_eq!(Arguments::try_parse_from(words).unwrap_err().exit_code(), 2, "{line}");

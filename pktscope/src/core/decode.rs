@@ -346,8 +346,7 @@ fn exec(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
     let image_name = reader.text::<IMAGE_NAME_BYTES>()?;
     let filename: [u8; FILENAME_BYTES] = reader.array()?;
     let arguments: [u8; ARGUMENTS_BYTES] = reader.array()?;
-    let filled =
-        |bytes: &[u8], length: u32| lossy(bytes.get(..(length as usize).saturating_sub(1)).unwrap_or_default());
+    let filename = filename.get(..(filename_bytes as usize).saturating_sub(1)).unwrap_or_default();
     let arguments = arguments.get(..arguments_bytes as usize).ok_or(DecodeError::TooShort)?;
     Ok(Event::Exec(Exec {
         key: key(&process),
@@ -356,7 +355,8 @@ fn exec(mut reader: Reader<'_>, at: BootTime) -> Result<Event, DecodeError> {
         uid: process.uid,
         cgroup_id: process.cgroup_id,
         comm,
-        filename: filled(&filename, filename_bytes),
+        filename: lossy(filename),
+        raw_filename: std::str::from_utf8(filename).is_err().then(|| filename.into()),
         file: FileId { device: device_number(device), inode },
         folder: (folder_inode != 0).then(|| FileId { device: device_number(folder_device), inode: folder_inode }),
         image_name,

@@ -67,6 +67,8 @@ pub struct ProcessLookup {
     pub comm: Arc<str>,
     /// The path given to `execve`, empty where not known.
     pub filename: Arc<str>,
+    /// The same as the kernel has it, where it is not UTF-8: no text leads to that file.
+    pub raw_filename: Option<Arc<[u8]>>,
     /// Device and inode of its image, where known.
     pub file: Option<FileId>,
     /// Device and inode of its working directory when that image was run, where known.

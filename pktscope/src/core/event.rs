@@ -86,6 +86,8 @@ pub struct Exec {
     pub comm: Arc<str>,
     /// The path given to `execve`; may be relative.
     pub filename: Arc<str>,
+    /// The same as the kernel has it, where it is not UTF-8.
+    pub raw_filename: Option<Arc<[u8]>>,
     /// Device and inode of the image.
     pub file: FileId,
     /// Device and inode of its working directory, where known.

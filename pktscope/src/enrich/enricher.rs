@@ -413,7 +413,10 @@ mod tests {
         fs,
         os::{
             fd::AsRawFd,
-            unix::fs::{MetadataExt, symlink},
+            unix::{
+                ffi::OsStrExt,
+                fs::{MetadataExt, symlink},
+            },
         },
         path::{Path, PathBuf},
         process::{Child, Command, Stdio},
@@ -517,7 +520,7 @@ mod tests {
 
     fn sha256sum(path: &Path) -> Option<ImageHash> {
         let output = Command::new("sha256sum").arg(path).output().unwrap();
-        Some(ImageHash::Sha256(String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().into()))
+        Some(ImageHash::Sha256(String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap().into()))
     }
 
     fn path_of(facts: &ProcessFacts) -> &Path {
@@ -576,6 +579,24 @@ mod tests {
         let facts = bench.ask_quick(ProcessLookup { file: other, ..question });
         assert_eq!(facts.executable, None);
         assert!(facts.missing.unwrap().contains("ended before"));
+    }
+
+    #[test]
+    fn a_program_whose_path_is_no_text_is_hashed_after_its_end() {
+        let mut bench = Bench::new();
+        let program = bench.copy("/bin/true", "plain").with_file_name(std::ffi::OsStr::from_bytes(b"odd\xff\xfename"));
+        fs::rename(program.with_file_name("plain"), &program).unwrap();
+        let raw = program.as_os_str().as_bytes();
+        let question = ProcessLookup {
+            key: ended_key(),
+            filename: String::from_utf8_lossy(raw).into(),
+            raw_filename: Some(raw.into()),
+            file: Some(file_id(&program)),
+            ..Default::default()
+        };
+        let (quick, files) = bench.ask(question.clone());
+        assert_eq!(quick.executable.as_deref(), Some(&*question.filename));
+        assert_eq!(files.hash, sha256sum(&program));
     }
 
     #[test]

@@ -62,14 +62,14 @@ pub struct OpenFile {
 
 impl OpenFile {
     /// Opens `path` below a folder; links inside that lead to the root end at that folder.
-    pub fn open_in_root(root: impl AsFd, path: &str) -> io::Result<Self> {
+    pub fn open_in_root(root: impl AsFd, path: impl AsRef<Path>) -> io::Result<Self> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        Self::from_place(openat2(root, path, PLACE, Mode::empty(), resolve)?)
+        Self::from_place(openat2(root, path.as_ref(), PLACE, Mode::empty(), resolve)?)
     }
 
     /// Opens a path relative to a folder.
-    pub fn open_in_folder(folder: impl AsFd, path: &str) -> io::Result<Self> {
-        Self::from_place(openat2(folder, path, PLACE, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?)
+    pub fn open_in_folder(folder: impl AsFd, path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::from_place(openat2(folder, path.as_ref(), PLACE, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?)
     }
 
     /// Takes a file that was opened with `O_PATH`.

@@ -4,8 +4,9 @@
 //! may mean something, and only the file whose device and inode the kernel recorded at the exec is taken.
 
 use std::{
+    ffi::OsStr,
     io::{self, Read},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::Path,
     sync::Arc,
 };
@@ -151,21 +152,23 @@ fn candidates<'a>(
     let known = question.file.and_then(|file| seen.path(file));
     let interpreter = question.arguments.split('\0').next().unwrap_or("").into();
     let names = [known, Some(question.executable.clone()), Some(question.filename.clone()), Some(interpreter)];
-    let files = names.into_iter().flatten().flat_map(|name| open_everywhere(&name, around));
+    let raw = question.raw_filename.iter().flat_map(|name| open_everywhere(OsStr::from_bytes(name), around));
+    let named = names.into_iter().flatten().flat_map(|name| open_everywhere(OsStr::new(&*name), around));
+    let files = raw.chain(named);
     // A script's own name leads to the script; what ran is the interpreter in its first line.
     files.flat_map(|file| {
         let interpreter = interpreter_of(&file);
-        let behind = interpreter.map(|name| open_everywhere(&name, around)).unwrap_or_default();
+        let behind = interpreter.map(|name| open_everywhere(OsStr::new(&name), around)).unwrap_or_default();
         std::iter::once(file).chain(behind)
     })
 }
 
 /// Every file that a name may mean: on the host and in the parent's own tree, or from the parent's working directory.
-fn open_everywhere(name: &str, around: &Surroundings<'_>) -> Vec<OpenFile> {
+fn open_everywhere(name: &OsStr, around: &Surroundings<'_>) -> Vec<OpenFile> {
     if name.is_empty() {
         return Vec::new();
     }
-    if !name.starts_with('/') {
+    if !name.as_bytes().starts_with(b"/") {
         let folder = around.parent.and_then(|parent| parent.working_directory().ok());
         return folder.and_then(|folder| OpenFile::open_in_folder(folder, name).ok()).into_iter().collect();
     }

@@ -1,6 +1,6 @@
 //! Flows: a row each, updated as it grows; or a row for many short ones (see [`super::rollup`]).
 
-use std::{net::IpAddr, sync::LazyLock};
+use std::{net::IpAddr, sync::LazyLock, time::Duration};
 
 use rusqlite::{Connection, Row, ToSql};
 
@@ -14,7 +14,7 @@ use crate::core::{
     time::{BootTime, WallTime},
 };
 
-const COLUMNS: [&str; 39] = [
+const COLUMNS: [&str; 40] = [
     "flow_id",
     "written_at",
     "flows",
@@ -46,6 +46,7 @@ const COLUMNS: [&str; 39] = [
     "registered_domain",
     "domain_source",
     "domain_candidates",
+    "domain_age",
     "country",
     "as_number",
     "as_organization",
@@ -161,6 +162,7 @@ impl<'a> Record<'a> {
             &domain.map(|domain| &*domain.registrable),
             &domain.map(|domain| domain.source.word()),
             &domain.map(|domain| domain.candidates),
+            &domain.map(|domain| age(self.started_at.since(domain.learned_at))),
             &flow.geo.country.as_ref().and_then(|code| std::str::from_utf8(code).ok()),
             &flow.geo.as_number,
             &flow.geo.as_organization.as_deref(),
@@ -177,6 +179,11 @@ impl<'a> Record<'a> {
 /// SQLite's integers are signed; no count comes near the limit.
 fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Nanoseconds.
+fn age(age: Duration) -> i64 {
+    i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)
 }
 
 struct Ownership<'a> {
@@ -241,6 +248,8 @@ pub struct FlowRow {
     pub registered_domain: Option<String>,
     pub domain_source: Option<String>,
     pub domain_candidates: Option<u32>,
+    /// How long before the flow its name was learned, in nanoseconds.
+    pub domain_age: Option<u64>,
     pub country: Option<String>,
     pub as_number: Option<u32>,
     pub as_organization: Option<String>,
@@ -297,6 +306,7 @@ fn flow_row(row: &Row<'_>) -> rusqlite::Result<FlowRow> {
         registered_domain: row.get("registered_domain")?,
         domain_source: row.get("domain_source")?,
         domain_candidates: row.get("domain_candidates")?,
+        domain_age: row.get::<_, Option<i64>>("domain_age")?.map(i64::unsigned_abs),
         country: row.get("country")?,
         as_number: row.get("as_number")?,
         as_organization: row.get("as_organization")?,

@@ -172,4 +172,7 @@ CREATE TABLE names (
     UNIQUE (address, boot_id, pid, started_at, name)
 );
 CREATE INDEX names_expiry ON names (expires_at);
+
+-- How long before the flow its name was learned, in nanoseconds.
+ALTER TABLE flows ADD COLUMN domain_age INTEGER;
 ";

@@ -138,7 +138,9 @@ fn a_database_of_the_first_version_gets_the_table_of_names() {
     let folder = tempfile::tempdir().unwrap();
     push_and_flush(&Store::open(folder.path(), options()).unwrap(), &[change(FlowAction::Ended, flow())]);
     let connection = Connection::open(folder.path().join(DATABASE_NAME)).unwrap();
-    connection.execute_batch("DROP TABLE names; PRAGMA user_version = 1").unwrap();
+    connection
+        .execute_batch("DROP TABLE names; ALTER TABLE flows DROP COLUMN domain_age; PRAGMA user_version = 1")
+        .unwrap();
     drop(connection);
     let refusal = Reader::open(folder.path()).unwrap_err().to_string();
     assert!(refusal.contains("pktscope.db"), "{refusal}");

@@ -29,12 +29,14 @@ mod ghosts;
 mod live;
 mod parts;
 mod slab;
+mod splits;
 mod whole;
 
 use ghosts::Ghosts;
 use live::{LiveFlow, NEVER, Phase, add, grown, is_echo, is_time_wait_answer, key_of};
 use parts::Grown;
 use slab::Slab;
+use splits::Splits;
 
 /// Parts held for each flow that may be held: a connection has three at most.
 const PARTS_PER_FLOW: usize = 4;
@@ -114,7 +116,10 @@ pub struct SocketTracker<U = ()> {
     /// Eviction order, once the table was full: flows that one side has sent on first, then by last packet.
     ages: Option<BTreeSet<(bool, BootTime, FlowId)>>,
     histories: Histories,
+    splits: Splits,
     sweep: u64,
+    /// When every socket had been reported last.
+    swept_at: BootTime,
     now: BootTime,
     next_id: u64,
     statistics: FlowStatistics,
@@ -135,7 +140,9 @@ impl<U: Default> SocketTracker<U> {
             closing: VecDeque::new(),
             ages: None,
             histories: Histories::default(),
+            splits: Splits::default(),
             sweep: 0,
+            swept_at: BootTime::default(),
             now: BootTime::default(),
             next_id: first_id.0,
             statistics: FlowStatistics::default(),
@@ -279,8 +286,11 @@ impl<U: Default> SocketTracker<U> {
         }
         let id = self.take_id();
         let tuple = (report.netns, part_key.key);
-        // A restarted part's flow begins with what is new of it.
-        let started_at = if grown.flow.is_none() { report.started_at.min(report.at) } else { report.at };
+        let started_at = match grown.flow {
+            None => report.started_at.min(report.at),
+            // What is new of it came after all was reported last, and after the flow that it goes on from.
+            Some(before) => self.splits.take(before).map_or(report.at, |end| end.max(self.swept_at).min(report.at)),
+        };
         let live = LiveFlow::new(tuple, report, started_at, self.sweep);
         if let Some(ages) = &mut self.ages {
             ages.insert(live.age(id));
@@ -405,6 +415,9 @@ impl<U: Default> SocketTracker<U> {
         self.emit(id, action, at, Some((at, reason)), observer);
         let Some(live) = self.flows.remove(&id) else { return };
         self.statistics.ended += 1;
+        if reason == EndReason::ActiveTimeout {
+            self.splits.note(id, at);
+        }
         if live.due != NEVER {
             self.agenda.remove(&(live.due, id));
         }

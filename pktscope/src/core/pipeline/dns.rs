@@ -147,6 +147,7 @@ mod tests {
             cgroup_id: 0,
             comm: "python3".into(),
             filename: "/usr/bin/python3".into(),
+            raw_filename: None,
             file: FileId { device: 1, inode: 2 },
             folder: None,
             arguments: vec!["python3".into()],

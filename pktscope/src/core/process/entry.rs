@@ -250,6 +250,7 @@ impl Entry {
             executable: image.executable.clone().unwrap_or_default(),
             comm: comm.clone(),
             filename: image.filename.clone(),
+            raw_filename: image.raw_filename.clone(),
             file: image.file,
             folder: image.folder,
             script: image.script_path(),

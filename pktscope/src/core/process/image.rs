@@ -17,6 +17,8 @@ pub(super) struct Image {
     pub at: BootTime,
     /// The path given to `execve`.
     pub filename: Arc<str>,
+    /// The same in bytes, where it is not UTF-8.
+    pub raw_filename: Option<Arc<[u8]>>,
     /// The image's absolute path, once an answer gave it.
     pub executable: Option<Arc<str>>,
     pub file: Option<FileId>,
@@ -65,6 +67,7 @@ impl Image {
             number,
             at: exec.at,
             filename: strings.share(&exec.filename),
+            raw_filename: exec.raw_filename.clone(),
             executable,
             file: Some(exec.file),
             folder: exec.folder,
@@ -81,6 +84,7 @@ impl Image {
             number,
             at: BootTime(0),
             filename: "".into(),
+            raw_filename: None,
             executable: is_readable.then(|| strings.share(&running.executable)),
             file: running.file,
             folder: None,

@@ -466,6 +466,7 @@ mod tests {
             cgroup_id: 7,
             comm: filename.rsplit('/').next().unwrap().into(),
             filename: filename.into(),
+            raw_filename: None,
             file: FileId { device: 1, inode: filename.len() as u64 },
             folder: None,
             arguments: arguments.iter().map(|argument| Arc::from(*argument)).collect(),

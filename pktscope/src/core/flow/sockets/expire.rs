@@ -48,6 +48,7 @@ impl<U: Default> SocketTracker<U> {
             self.end(id, at, EndReason::EndOfFlow, observer);
         }
         self.sweep += 1;
+        self.swept_at = self.swept_at.max(at);
         self.tick(at, observer);
     }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -619,4 +621,31 @@ fn room_of_flows_that_have_gone_is_given_up() {
     let ended: Vec<u64> =
         changes.iter().filter(|(action, _)| *action == FlowAction::Ended).map(|(_, f)| f.id.0).collect();
     assert_eq!((ended.len(), ended.last(), tracker.len()), (40_000, Some(&1), 1));
+}
+
+#[test]
+fn what_goes_on_after_the_active_time_out_begins_where_that_ended() {
+    let settings = FlowSettings { active_timeout: Some(Duration::from_secs(60)), ..FlowSettings::default() };
+    let (mut tracker, mut changes) = (SocketTracker::<()>::new(settings, FlowId(1)), Changes::new());
+    let grown = |seconds, packets| SocketReport { at: at(seconds), sent: volume(packets, 1000 * packets), ..report() };
+    tracker.report(&grown(10, 5), &mut changes);
+    tracker.tick(at(70), &mut changes);
+    for seconds in [75, 100, 150] {
+        tracker.report(&grown(seconds, 6), &mut changes);
+        tracker.sweep_done(at(seconds), &mut changes);
+    }
+    tracker.report(&grown(155, 7), &mut changes);
+    let told: Vec<_> = changes.iter().filter(|(action, _)| *action != FlowAction::Updated).collect();
+    let told: Vec<_> = told.iter().map(|(action, flow)| (*action, flow.id.0, flow.started_at)).collect();
+    assert_eq!(
+        told,
+        [
+            (FlowAction::Started, 1, at(9)),
+            (FlowAction::Ended, 1, at(9)),
+            (FlowAction::Started, 2, at(70)),
+            (FlowAction::Ended, 2, at(70)),
+            // It was silent when every socket was reported.
+            (FlowAction::Started, 3, at(150)),
+        ]
+    );
 }
