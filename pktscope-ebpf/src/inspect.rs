@@ -26,6 +26,10 @@ use crate::{
 /// Ports of DNS, mDNS (RFC 6762) and LLMNR (RFC 4795) in network order.
 const DNS_PORTS: [[u8; 2]; 3] = [53u16.to_be_bytes(), 5353u16.to_be_bytes(), 5355u16.to_be_bytes()];
 
+/// The bits of a DNS header's third byte that are zero in a standard query and its answer (RFC 1035 section 4.1.1): what
+/// floods port 53 with anything else is not worth a copy each.
+const DNS_OPCODE: u8 = 0x78;
+
 /// Port of IMAP in network order.
 const IMAP_PORT: [u8; 2] = 143u16.to_be_bytes();
 
@@ -111,10 +115,11 @@ fn payload(skb: *mut __sk_buff, layout: Layout, protocol: u8) -> Option<Part> {
 #[inline(always)]
 fn judge(skb: *mut __sk_buff, tuple: &Tuple, part: Part, inspected: u8) -> Verdict {
     let is_tcp = tuple.protocol == protocol::TCP;
-    if is_dns(tuple) {
-        return Verdict { is_copied: true, is_last: is_tcp && inspected >= INSPECTED_DNS_SEGMENTS };
-    }
     let head = header::load::<5>(skb, part.at).unwrap_or([0; 5]);
+    if is_dns(tuple) {
+        let is_copied = is_tcp || head[2] & DNS_OPCODE == 0;
+        return Verdict { is_copied, is_last: is_tcp && inspected >= INSPECTED_DNS_SEGMENTS };
+    }
     let looks = if is_tcp { tcp_looks(head, tuple) } else { udp_looks(head[0]) };
     // A ClientHello's further segments look like nothing.
     let is_copied = looks != Looks::Other || (inspected != 0 && is_tcp);
