@@ -1,19 +1,21 @@
 //! What a program is: its package and version, whether it still is the package's, the script it runs.
 
 use std::{
+    ffi::OsStr,
     fs::{self, OpenOptions},
-    io::{BufRead, BufReader, Write},
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener},
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
 };
 
 use crate::standing::{AGENT, pair};
 use pktscope_tests::{
     event::Event,
-    flow::end_of,
-    machine::{missing_privilege, missing_program, output_of},
+    flow::{DEADLINE, Side, end_of},
+    machine::{copy_program, missing_privilege, missing_program, output_of},
     namespace::Pair,
     server::UdpServer,
     skip_if,
@@ -174,4 +176,25 @@ fn a_script_that_ended_at_once_is_found_in_its_parent_s_folder() {
     drop(shell.stdin.take());
     shell.wait().unwrap();
     assert_eq!(told.text("pktscope.process.script.path"), script.to_str().unwrap(), "{told}");
+}
+
+/// The kernel's bytes of a path lead to the file, its text does not.
+#[test]
+fn a_program_whose_path_is_no_text_has_its_hash_though_it_ends_at_once() {
+    skip_if!(missing_privilege());
+    let (pair, folder) = (pair(), TempDir::new().unwrap());
+    let program = folder.path().join(OsStr::from_bytes(b"odd-\xff\xfe"));
+    copy_program(&built("brief"), &program);
+    let listener = pair.far.namespace.run(|| TcpListener::bind((pair.far.v4, 0))).unwrap();
+    let server = listener.local_addr().unwrap();
+    let accepting = thread::spawn(move || listener.accept().map(|(mut stream, _)| stream.read_to_end(&mut Vec::new())));
+    let status = pair.near.namespace.run(|| Command::new(&program).arg0("odd").arg(server.to_string()).status());
+    assert!(status.unwrap().success());
+    accepting.join().unwrap().unwrap().unwrap();
+    let flow = AGENT.expect(DEADLINE, "the flow's end", |event| {
+        event.is_flow_end() && Side::Opener.is_of(event) && event.endpoint("destination") == Some(server)
+    });
+    let sum = Command::new("sha256sum").stdin(fs::File::open(&program).unwrap()).output().unwrap();
+    assert_eq!(flow.text("process.hash.sha256"), String::from_utf8_lossy(&sum.stdout[..64]), "{flow}");
+    assert_eq!(flow.text("process.executable"), program.to_string_lossy(), "{flow}");
 }

@@ -110,7 +110,7 @@ impl Search<'_> {
     /// be followed from there.
     fn open_in_working_directory(&mut self, path: &str, process: &ProcessFolder) -> io::Result<OpenFile> {
         let from_root =
-            || OpenFile::open_in_root(process.root()?, &format!("{}/{path}", process.working_directory_path()?));
+            || OpenFile::open_in_root(process.root()?, format!("{}/{path}", process.working_directory_path()?));
         let folder = process.working_directory();
         if let (Some(id), Ok(folder), Ok(path)) = (self.question.folder, &folder, process.working_directory_path())
             && is_folder(folder, id)

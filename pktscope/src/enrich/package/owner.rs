@@ -107,7 +107,7 @@ impl Packages {
 
     /// Whether a file is the one that lies at its path below the root: the packages know no other.
     pub fn is_installed(&self, file: &OpenFile) -> bool {
-        let in_place = OpenFile::open_in_root(&self.root_folder, &self.inner_path(file));
+        let in_place = OpenFile::open_in_root(&self.root_folder, self.inner_path(file));
         !file.is_deleted && in_place.is_ok_and(|there| there.stamp.id == file.stamp.id)
     }
 
