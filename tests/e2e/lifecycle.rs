@@ -162,7 +162,7 @@ fn a_reload_asked_for_before_it_is_ready_is_kept_and_does_not_end_it() {
     skip_if!(missing_privilege());
     let agent = agent_before_ready();
     agent.signal(libc::SIGHUP);
-    agent.let_go().unwrap();
+    let _ready = agent.let_go().unwrap();
     let said = wait_until(DEADLINE, || agent.log().contains("update_intervall").then_some(()));
     assert!(said.is_some(), "the mistake is named: {}", agent.log());
     assert_eq!(agent.stop().code(), Some(0), "{}", agent.log());
@@ -173,7 +173,7 @@ fn a_stop_asked_for_before_it_is_ready_is_kept() {
     skip_if!(missing_privilege());
     let agent = agent_before_ready();
     agent.signal(libc::SIGTERM);
-    agent.let_go().unwrap();
+    let _ready = agent.let_go().unwrap();
     assert_eq!(agent.wait_end(STOP_PROMISE).and_then(|status| status.code()), Some(0), "{}", agent.log());
 }
 
@@ -233,14 +233,26 @@ fn without_btf_the_refusal_says_so() {
     assert!(said.contains("BTF"), "{said}");
 }
 
+/// Takes every cgroup2 mount away that the shell sees as its own.
+const UNMOUNT_CGROUP2: &str = "awk '$3 == \"cgroup2\" { print $2 }' /proc/self/mounts | xargs -r -n 1 umount -l &&";
+
 #[test]
 fn without_cgroup2_the_refusal_says_so() {
     skip_if!(missing_privilege());
     skip_if!(missing_program("unshare"));
-    let unmount = "awk '$3 == \"cgroup2\" { print $2 }' /proc/self/mounts | xargs -r -n 1 umount -l;";
-    let (code, said) = run_without(unmount);
+    // The first process's mounts are as good as its own, where they can be reached.
+    let (code, said) = run_without(&format!("{UNMOUNT_CGROUP2} mount -t tmpfs none /proc/1 &&"));
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("cgroup"), "{said}");
+}
+
+#[test]
+fn where_its_own_mounts_have_no_cgroup2_it_takes_the_first_process_s() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_program("unshare"));
+    skip_if!(fs::read_dir("/proc/1/root").err().map(|reason| format!("the first process's root is closed: {reason}")));
+    let (code, said) = run_without(UNMOUNT_CGROUP2);
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]

@@ -243,14 +243,13 @@ impl Agent {
         }
     }
 
-    /// Lets one go on that was held where it says that it is ready.
+    /// Lets one go on that was held where it says that it is ready, and that comes there while what this gives lives.
     ///
     /// # Errors
     /// Where it was not held.
-    pub fn let_go(&self) -> Result<()> {
-        // Who waits to write is woken by a reader's coming, also where that one is gone by then (fs/pipe.c, fifo_open).
+    pub fn let_go(&self) -> Result<File> {
         let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.ready);
-        opened.map(drop).with_context(|| format!("failed to open {}", self.ready.display()))
+        opened.with_context(|| format!("failed to open {}", self.ready.display()))
     }
 
     /// Its process id.

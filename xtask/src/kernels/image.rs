@@ -12,8 +12,9 @@ use super::{Kernel, archive::Archive};
 use crate::{command, workspace};
 
 /// What cloud kernels have as modules and the tests use, each after what it needs: virtual interfaces, socket
-/// diagnostics, the traffic control hooks of kernels without TCX, tunnels, and SCTP with the checksum it asks for.
-const MODULES: [&str; 22] = [
+/// diagnostics, the traffic control hooks of kernels without TCX, tunnels, SCTP with the checksum it asks for, and a packet
+/// filter that loses packets.
+const MODULES: [&str; 26] = [
     "veth",
     "dummy",
     "inet_diag",
@@ -36,6 +37,10 @@ const MODULES: [&str; 22] = [
     "crc32c_generic",
     "libcrc32c",
     "sctp",
+    "nfnetlink",
+    "nf_tables",
+    "nft_counter",
+    "nft_numgen",
 ];
 
 /// A kernel on disk.
@@ -118,7 +123,8 @@ fn unpack(packages: &Path, folder: &Path, busybox: &Path) -> Result<()> {
     Ok(())
 }
 
-fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) {
+/// Every file below a folder.
+pub fn collect_files(folder: &Path, files: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         match entry.file_type() {

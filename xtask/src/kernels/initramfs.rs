@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::image::Image;
-use crate::{command, workspace};
+use super::{
+    image::{Image, collect_files},
+    userland,
+};
+use crate::command;
 
 /// Mounts, runs `/command`, reports its status, powers off.
 const INIT: &str = include_str!("guest_init.sh");
-
-/// Programs that the tests run, each taken where this machine has it.
-const PROGRAMS: [&str; 6] = ["ip", "tc", "curl", "ping", "unshare", "setpriv"];
 
 /// A root file system being put together.
 pub struct Initramfs<'a> {
@@ -30,25 +30,26 @@ impl<'a> Initramfs<'a> {
         if root.exists() {
             fs::remove_dir_all(&root).with_context(|| format!("failed to remove {}", root.display()))?;
         }
-        for folder in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "etc", "var/lib", "usr/bin", "modules"] {
-            fs::create_dir_all(root.join(folder)).with_context(|| format!("failed to create {}", root.display()))?;
-        }
         let initramfs = Self { root, busybox };
-        initramfs.write("init", INIT)?;
-        initramfs.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")?;
-        initramfs.write("etc/group", "root:x:0:\nnogroup:x:65534:\n")?;
-        initramfs.write("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
-        initramfs.add_program(busybox, Path::new("bin/busybox"))?;
-        for program in PROGRAMS.iter().filter_map(|name| workspace::find_program(name)) {
-            let name = program.file_name().map(PathBuf::from).unwrap_or_default();
-            initramfs.add_program(&program, &Path::new("usr/bin").join(name))?;
+        for folder in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "usr/bin", "modules"] {
+            initramfs.add_folder(folder)?;
         }
+        initramfs.write("init", INIT)?;
+        initramfs.add_program(busybox, Path::new("bin/busybox"))?;
+        userland::add(&initramfs)?;
         Ok(initramfs)
+    }
+
+    /// Makes an empty folder.
+    pub fn add_folder(&self, path: &str) -> Result<()> {
+        let path = self.root.join(path);
+        fs::create_dir_all(&path).with_context(|| format!("failed to create {}", path.display()))
     }
 
     /// Writes an executable text file.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
         let path = self.root.join(path);
+        create_parent(&path)?;
         fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("failed to make a file executable")
     }
@@ -58,13 +59,43 @@ impl<'a> Initramfs<'a> {
         let into = self.root.join(at);
         create_parent(&into)?;
         command::run_quietly(Command::new("strip").arg("-o").arg(&into).arg(program))?;
+        self.add_libraries_of(program)
+    }
+
+    /// Adds a file where it is here.
+    pub fn add_file(&self, file: &Path) -> Result<()> {
+        let into = self.inside(file);
+        create_parent(&into)?;
+        fs::copy(file, &into).map(drop).with_context(|| format!("failed to copy {}", file.display()))
+    }
+
+    /// Adds another name of what is at an absolute path, unless that is the name.
+    pub fn add_name(&self, name: &Path, of: &Path) -> Result<()> {
+        let name = self.root.join(name);
+        if name == self.inside(of) { Ok(()) } else { symlink(of, &name).context("failed to link a program") }
+    }
+
+    /// Adds a folder where it is here, without what matches a pattern, and the libraries that its own are linked with.
+    pub fn add_tree(&self, folder: &Path, without: &[&str]) -> Result<()> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "from=$0 into=$1; shift; tar -cf - -C / \"$@\" \"$from\" | tar -xf - -C \"$into\""]);
+        shell.arg(folder.strip_prefix("/")?).arg(&self.root);
+        command::run_quietly(shell.args(without.iter().map(|pattern| format!("--exclude={pattern}"))))?;
+        let mut files = Vec::new();
+        collect_files(&self.inside(folder), &mut files);
+        let mut libraries = files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "so"));
+        libraries.try_for_each(|library| self.add_libraries_of(library))
+    }
+
+    fn add_libraries_of(&self, program: &Path) -> Result<()> {
         let libraries = command::output(Command::new("ldd").arg(program)).unwrap_or_default();
-        for library in parse_libraries(&libraries) {
-            let into = self.root.join(library.trim_start_matches('/'));
-            create_parent(&into)?;
-            fs::copy(library, &into).with_context(|| format!("failed to copy {library}"))?;
-        }
-        Ok(())
+        let mut missing = parse_libraries(&libraries).map(Path::new).filter(|library| !self.inside(library).exists());
+        missing.try_for_each(|library| self.add_file(library))
+    }
+
+    /// Where the guest will have what is at this absolute path here.
+    fn inside(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// Packs what is there for every kernel.

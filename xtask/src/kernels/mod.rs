@@ -10,6 +10,7 @@ mod image;
 mod initramfs;
 mod run;
 mod step;
+mod userland;
 
 pub use catalog::Kernel;
 pub use run::{KernelArguments, run};
