@@ -14,7 +14,8 @@ use crate::{command, workspace};
 
 /// Booting takes some seconds; the tests in it are several times slower than outside.
 const LIMIT: Duration = Duration::from_secs(900);
-const MEMORY_MEGABYTES: u32 = 1024;
+/// The test program keeps every event of 20,000 flows; what a guest does not touch takes no memory.
+const MEMORY_MEGABYTES: u32 = 2048;
 
 /// What a guest did.
 pub struct Report {
