@@ -19,8 +19,8 @@ counters! {
     EndRingFullSentBytes = "ring_full_socket_end_sent_bytes",
     /// Bytes received that such a report would have told.
     EndRingFullReceivedBytes = "ring_full_socket_end_received_bytes",
-    /// Reports of a socket's end that found the ring full, kept or lost.
-    EndPauses = "socket_ends_kept_or_lost",
+    /// Sockets' last records that found the ring full, kept or lost.
+    Kept = "records_kept_or_lost",
     /// Reports of an open socket that found the ring full, and were repeated: pauses, not losses.
     SweepRingFull = "sweep_pauses",
     /// Execs that found the ring full.
@@ -47,7 +47,7 @@ counters! {
     AssumedMtu = "assumed_mtu_packets",
     /// Packets that a raw socket got a copy of without having asked its sender anything.
     RawCopies = "raw_copies_packets",
-    /// What TIME_WAIT sent, where the ring was full.
+    /// Reports of what TIME_WAIT sent that found the ring full, and no room to be kept.
     LingerRingFull = "ring_full_linger",
 }
 

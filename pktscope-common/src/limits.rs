@@ -24,8 +24,10 @@ pub const RING_BYTES: u32 = 8 << 20;
 pub const PEER_ENTRIES: u32 = 65_536;
 /// Number of sockets whose peers can overflow and still be counted for their owner.
 pub const OVERFLOW_ENTRIES: u32 = 4_096;
-/// Default number of sockets' ends that are kept where the ring is full.
-pub const END_ENTRIES: u32 = 16_384;
+/// Default number of sockets' last records that are kept where the ring is full.
+pub const KEPT_ENTRIES: u32 = 16_384;
+/// Room for each of them.
+pub const KEPT_BYTES: usize = 216;
 /// Number of interfaces of the agent's network namespace at which packets are counted.
 pub const DEVICE_ENTRIES: u32 = 1_024;
 /// Number of sockets whose last sender is remembered where that is not kept with the socket.

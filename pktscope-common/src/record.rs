@@ -1,7 +1,7 @@
 //! One `repr(C)` struct for each record of the ring buffer, little or big endian as the machine is, without padding.
 
 use crate::{
-    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES, IMAGE_NAME_BYTES},
+    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES, IMAGE_NAME_BYTES, KEPT_BYTES},
     state::{Counts, Stamp, Tuple},
 };
 
@@ -80,18 +80,28 @@ pub struct SocketRecord {
     pub tcp_state: u8,
     /// [`crate::state::method`].
     pub method: u8,
-    /// 1 in a report that is kept (see [`EndKey`]) once it is filled in; 0 in the ring.
-    pub is_whole: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-/// Names the report of a socket's end that found the ring full: a socket that connects again has several.
+/// Names a socket's last record that found the ring full: a socket that connects again has several.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EndKey {
+pub struct KeptKey {
     /// Socket cookie.
     pub cookie: u64,
     /// When it was told, nanoseconds since boot.
     pub at: u64,
+}
+
+/// A [`SocketRecord`] or a [`LingerRecord`] that is kept.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct KeptRecord {
+    /// The record, as it would have stood in the ring.
+    pub words: [u64; KEPT_BYTES / 8],
+    /// 1 once it is filled in.
+    pub is_whole: u64,
 }
 
 /// A process ran a new image.
@@ -205,7 +215,8 @@ pub struct LingerRecord {
 
 const _: () = assert!(size_of::<RecordHeader>() == 16);
 const _: () = assert!(size_of::<SocketRecord>() == 216);
-const _: () = assert!(size_of::<EndKey>() == 16);
+const _: () = assert!(size_of::<SocketRecord>() <= KEPT_BYTES && size_of::<LingerRecord>() <= KEPT_BYTES);
+const _: () = assert!(size_of::<KeptKey>() == 16 && size_of::<KeptRecord>() == KEPT_BYTES + 8);
 const _: () = assert!(size_of::<ExecRecord>() == 920);
 const _: () = assert!(size_of::<ForkRecord>() == 80);
 const _: () = assert!(size_of::<ExitRecord>() == 32);

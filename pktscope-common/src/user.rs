@@ -1,7 +1,7 @@
 //! Marks the map keys and values that the agent reads and writes as plain bytes.
 
 use crate::{
-    record::{EndKey, SocketRecord},
+    record::{KeptKey, KeptRecord},
     state::{Counts, DeviceState, PeerKey, PeerState, SocketState, Stamp},
 };
 
@@ -18,6 +18,6 @@ unsafe impl aya::Pod for DeviceState {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Stamp {}
 // SAFETY: as above.
-unsafe impl aya::Pod for EndKey {}
+unsafe impl aya::Pod for KeptKey {}
 // SAFETY: repr(C), integers only, no padding (the size is asserted in `record`), every bit pattern valid.
-unsafe impl aya::Pod for SocketRecord {}
+unsafe impl aya::Pod for KeptRecord {}

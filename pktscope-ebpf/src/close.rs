@@ -13,7 +13,7 @@ use aya_ebpf::{
 use pktscope_common::{
     counters::Counter,
     knobs::{Field, features, settings},
-    record::{EndKey, RecordKind, SocketRecord},
+    record::{RecordKind, SocketRecord},
     state::{SocketState, flags},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     emit,
     header::{context, protocol},
     kernel::{self, Kernel},
-    maps::{ENDS, FRAME_SOCKETS, SETTINGS, SOCKETS},
+    maps::{FRAME_SOCKETS, SETTINGS, SOCKETS},
     peer,
     socket::{self, TaskFile},
 };
@@ -299,33 +299,12 @@ fn report(kind: RecordKind, loss: Counter, state: &mut SocketState, tcp: TcpDeta
     emit::record::<SocketRecord>(loss, |slot| fill(slot, kind, state, tcp))
 }
 
-/// The same for a report that cannot be repeated: where the ring is full it is kept until the agent finds it.
+/// The same for a report that cannot be repeated.
 #[inline(always)]
 fn report_or_keep(kind: RecordKind, state: &mut SocketState, tcp: TcpDetail) -> bool {
-    if report(kind, Counter::EndPauses, state, tcp) || keep(kind, state, tcp) {
-        return true;
-    }
-    emit::count(Counter::EndRingFull, 1);
-    false
-}
-
-/// What a kept report holds before it is filled in.
-// SAFETY: integers only.
-static UNFILLED: SocketRecord = unsafe { MaybeUninit::zeroed().assume_init() };
-
-#[inline(always)]
-fn keep(kind: RecordKind, state: &SocketState, tcp: TcpDetail) -> bool {
-    let key = EndKey { cookie: state.cookie, at: kernel::now() };
-    if ENDS.insert(&key, &UNFILLED, 0).is_err() {
-        return false;
-    }
-    let Some(slot) = ENDS.get_ptr_mut(&key) else { return false };
-    // SAFETY: the entry is this run's alone until the agent sees that it is filled in; volatile, so that this comes last.
-    unsafe {
-        fill(&mut *slot.cast(), kind, state, tcp);
-        addr_of_mut!((*slot).is_whole).write_volatile(1);
-    }
-    true
+    socket::recall_sender(state);
+    let state = &*state;
+    emit::record_or_keep::<SocketRecord>(state.cookie, Counter::EndRingFull, |slot| fill(slot, kind, state, tcp))
 }
 
 /// Fills a record field by field: built on the stack first, it would be copied once more.
@@ -351,6 +330,6 @@ fn fill(slot: &mut MaybeUninit<SocketRecord>, kind: RecordKind, state: &SocketSt
         addr_of_mut!((*record).error).write(tcp.error);
         addr_of_mut!((*record).tcp_state).write(tcp.state);
         addr_of_mut!((*record).method).write(state.method);
-        addr_of_mut!((*record).is_whole).write(0);
+        addr_of_mut!((*record).reserved).write(0);
     }
 }

@@ -1,16 +1,20 @@
 //! The only place that reserves and submits records; counts every one that finds no room.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, mem::MaybeUninit, ptr::addr_of_mut};
 
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_query};
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    helpers::generated::bpf_ringbuf_query,
+};
 use pktscope_common::{
     counters::Counter,
-    record::{RECORD_VERSION, RecordHeader, RecordKind},
+    limits::KEPT_BYTES,
+    record::{KeptKey, KeptRecord, RECORD_VERSION, RecordHeader, RecordKind},
 };
 
 use crate::{
     kernel,
-    maps::{COUNTERS, RECORDS},
+    maps::{COUNTERS, KEPT, RECORDS},
 };
 
 /// Adds to a loss counter.
@@ -51,5 +55,36 @@ pub fn record<T: 'static>(loss: Counter, fill: impl FnOnce(&mut MaybeUninit<T>))
     };
     fill(&mut entry);
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    true
+}
+
+/// The same for a record that cannot be repeated: where the ring is full it is kept until the agent finds it. False where
+/// there is no room for that either.
+#[inline(always)]
+pub fn record_or_keep<T: 'static>(cookie: u64, loss: Counter, fill: impl Fn(&mut MaybeUninit<T>)) -> bool {
+    if record::<T>(Counter::Kept, &fill) || keep::<T>(cookie, &fill) {
+        return true;
+    }
+    count(loss, 1);
+    false
+}
+
+/// What a kept record holds before it is filled in.
+// SAFETY: integers only.
+static UNFILLED: KeptRecord = unsafe { MaybeUninit::zeroed().assume_init() };
+
+#[inline(always)]
+fn keep<T: 'static>(cookie: u64, fill: impl Fn(&mut MaybeUninit<T>)) -> bool {
+    const { assert!(size_of::<T>() <= KEPT_BYTES && align_of::<T>() == align_of::<KeptRecord>()) };
+    let key = KeptKey { cookie, at: kernel::now() };
+    if KEPT.insert(&key, &UNFILLED, u64::from(BPF_NOEXIST)).is_err() {
+        return false;
+    }
+    let Some(slot) = KEPT.get_ptr_mut(&key) else { return false };
+    // SAFETY: the entry is this run's alone until the agent sees that it is filled in; volatile, so that this comes last.
+    unsafe {
+        fill(&mut *slot.cast());
+        addr_of_mut!((*slot).is_whole).write_volatile(1);
+    }
     true
 }

@@ -84,7 +84,7 @@ fn received(skb: Kernel, key: &PeerKey) {
 /// Reports the FIN of `received` bytes and the ACK that answers it, which has the same headers and no payload.
 #[inline(always)]
 fn tell(cookie: u64, segment: Segment) -> bool {
-    emit::record::<LingerRecord>(Counter::LingerRingFull, |slot| {
+    emit::record_or_keep::<LingerRecord>(cookie, Counter::LingerRingFull, |slot| {
         slot.write(LingerRecord {
             header: emit::header::<LingerRecord>(RecordKind::Linger),
             cookie,

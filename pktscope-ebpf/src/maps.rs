@@ -12,10 +12,10 @@ use pktscope_common::{
     counters::COUNTER_SLOTS,
     knobs::settings,
     limits::{
-        DEVICE_ENTRIES, END_ENTRIES, FRAME_SOCKET_ENTRIES, INTERFACE_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES,
+        DEVICE_ENTRIES, FRAME_SOCKET_ENTRIES, INTERFACE_ENTRIES, KEPT_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES,
         RING_BYTES, SENDER_ENTRIES,
     },
-    record::{EndKey, SocketRecord},
+    record::{KeptKey, KeptRecord},
     state::{Counts, DeviceState, PeerKey, PeerState, SocketState, Stamp},
 };
 
@@ -91,9 +91,9 @@ pub static FRAME_SOCKETS: HashMap<u64, u32, { FRAME_SOCKET_ENTRIES as usize }, N
 #[btf_map]
 pub static RECORDS: RingBuf<u64, { RING_BYTES as usize }> = RingBuf::new();
 
-/// Reports of sockets' ends that found the ring full. Written by who ends, read and emptied by the agent.
+/// Sockets' last records that found the ring full. Written where they end, read and emptied by the agent.
 #[btf_map]
-pub static ENDS: HashMap<EndKey, SocketRecord, { END_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+pub static KEPT: HashMap<KeptKey, KeptRecord, { KEPT_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
 
 /// Losses by reason; see [`pktscope_common::counters`]. Written by every program, read by the agent.
 #[btf_map]

@@ -168,7 +168,7 @@ fn lingered(key: &PeerKey, peer: &PeerState, size: Size) {
     let mut counts: Counts = kernel::zeroed();
     (counts.sent_bytes, counts.sent_packets) = (bytes, 1);
     (counts.received_bytes, counts.received_packets) = (bytes, 1);
-    let is_told = emit::record::<LingerRecord>(Counter::LingerRingFull, |slot| {
+    let is_told = emit::record_or_keep::<LingerRecord>(cookie, Counter::LingerRingFull, |slot| {
         slot.write(LingerRecord { header: emit::header::<LingerRecord>(RecordKind::Linger), cookie, counts });
     });
     if is_told {

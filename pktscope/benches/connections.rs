@@ -82,7 +82,7 @@ fn record(number: u64, is_client: bool) -> [u8; size_of::<SocketRecord>()] {
         error: 0,
         tcp_state: if is_client { 7 } else { 9 },
         method: if is_client { method::CONNECT } else { method::ACCEPT },
-        is_whole: 0,
+        reserved: 0,
     };
     // SAFETY: a record is plain integers without padding.
     unsafe { std::mem::transmute(record) }

@@ -83,8 +83,8 @@ section! {
         pub ring_bytes: Bytes = Bytes(8 << 20),
         /// Peers of unconnected sockets that are counted apart; more are counted together.
         pub peers_max: u32 = 65_536,
-        /// Sockets' ends that are kept where the ring buffer is full; what more end then is counted as lost.
-        pub ends_max: u32 = 16_384,
+        /// Sockets' last records that are kept where the ring buffer is full; more are counted as lost.
+        pub kept_max: u32 = 16_384,
         /// How often the ring buffer is read.
         pub poll_interval: Duration = Duration::from_millis(50),
         /// How often the counters of all sockets are read; less often where reading takes long.

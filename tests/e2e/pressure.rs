@@ -2,15 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Read as _,
+    net::{TcpListener, TcpStream},
+    thread,
     time::Duration,
 };
 
 use pktscope_tests::{
     agent::{Agent, AgentOptions},
     event::Volume,
-    flow::Side,
+    flow::{Side, expect_volume},
     machine::missing_privilege,
-    namespace::{Counters, Pair},
+    namespace::{Counters, Family, Pair},
     server::{TcpServer, UdpServer},
     skip_if,
     traffic::Traffic,
@@ -88,15 +91,32 @@ fn sockets_that_close_while_they_are_swept_are_counted_and_harm_nobody() {
     assert!(agent.stop().success());
 }
 
-/// An agent with a ring for some 300 reports that stands still while 2,000 connections end.
+/// Connections of the tests of a full ring.
+const CONNECTIONS: usize = 2_000;
+
+/// An agent with a ring for some 300 reports that stands still while many connections end.
 fn stand_still_with_small_ring(more: &str) -> (Agent, Pair) {
     let config = format!("[sensor]\nring_bytes = \"64KiB\"\n{more}[ledger]\ninterval = \"1s\"\n");
     let (agent, pair) = (AgentOptions::new().unwrap().config(&config).unwrap().start().unwrap(), Pair::new().unwrap());
-    let tcp = TcpServer::start(&pair.far.namespace, pair.far.v4.into(), 0).unwrap();
     agent.signal(libc::SIGSTOP);
-    Traffic::new(&pair.near.namespace, &format!("tcp --to {} --times 2000", tcp.addr)).run().unwrap();
+    connect_and_leave(&pair);
     agent.signal(libc::SIGCONT);
     (agent, pair)
+}
+
+/// Opens connections one after the other, each closed at once by who opened it, and then all by the other side, to which
+/// TIME_WAIT answers.
+fn connect_and_leave(pair: &Pair) {
+    let listener = pair.far.namespace.run(|| TcpListener::bind((pair.far.v4, 0))).unwrap();
+    let run = format!("tcp --to {} --times {CONNECTIONS} --leave", listener.local_addr().unwrap());
+    let read_whole = |stream: std::io::Result<TcpStream>| {
+        let mut stream = stream.unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        stream
+    };
+    let holding = thread::spawn(move || listener.incoming().take(CONNECTIONS).map(read_whole).collect::<Vec<_>>());
+    Traffic::new(&pair.near.namespace, &run).run().unwrap();
+    drop(holding.join().unwrap());
 }
 
 #[test]
@@ -104,12 +124,13 @@ fn a_full_ring_loses_no_byte_of_the_sockets_that_end() {
     skip_if!(missing_privilege());
     let (agent, pair) = stand_still_with_small_ring("");
     expect_nothing_lost(&agent, &pair, pair.near.counters());
+    expect_volume(&agent, &pair.far, Family::V4, Side::Acceptor, "the other ends");
 }
 
 #[test]
 fn what_finds_no_room_beside_a_full_ring_is_lost_but_its_bytes_are_told() {
     skip_if!(missing_privilege());
-    let (agent, _pair) = stand_still_with_small_ring("ends_max = 64\n");
+    let (agent, _pair) = stand_still_with_small_ring("kept_max = 64\n");
     let told = wait_until(CATCH_UP, || (agent.lost("ring_full_socket_end_sent_bytes") != 0).then_some(()));
     assert!(told.is_some(), "{}", agent.describe());
     assert_ne!(agent.lost("ring_full_socket_end"), 0);

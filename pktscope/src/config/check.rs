@@ -55,7 +55,7 @@ fn sizes(config: &Config, mistakes: &mut Vec<Mistake>) {
     }
     let least = [
         ("sensor.peers_max", u64::from(config.sensor.peers_max), 1),
-        ("sensor.ends_max", u64::from(config.sensor.ends_max), 1),
+        ("sensor.kept_max", u64::from(config.sensor.kept_max), 1),
         ("flow.flows_max", u64::from(config.flow.flows_max), 16),
         ("store.queue_max", u64::from(config.store.queue_max), 1),
         ("store.bytes_max", config.store.bytes_max.0, 16 << 20),

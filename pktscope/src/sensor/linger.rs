@@ -22,8 +22,11 @@ const HOLD: Duration = Duration::from_secs(1);
 const FORGET: Duration = Duration::from_secs(61);
 /// Connections remembered at most; an end that finds no place is reported as it is.
 const MAX_HELD: usize = 65_536;
-/// FINs remembered that no end is held for: each waits for a record that another processor is about to write.
-const MAX_EARLY: usize = 64;
+/// How long a FIN is remembered that no end is held for: another processor is about to write that record, or the ring was
+/// full and it is kept until the next sweep.
+const AWAIT_END: Duration = Duration::from_secs(5);
+/// Such FINs remembered at most.
+const MAX_EARLY: usize = 16_384;
 
 struct Held {
     report: SocketReport,
@@ -37,15 +40,15 @@ pub(super) struct Lingering {
     /// In the order of their ends: those still held, and those only remembered.
     held: VecDeque<(BootTime, u64)>,
     remembered: VecDeque<(BootTime, u64)>,
-    /// What came before its end, and FINs that came again.
-    early: VecDeque<Lingered>,
+    /// What came before its end, and FINs that came again; in the order of their coming.
+    early: AHashMap<u64, Lingered>,
+    awaiting: VecDeque<(BootTime, u64)>,
 }
 
 impl Lingering {
     /// Holds a socket's end, unless its FIN is there already.
     pub(super) fn hold(&mut self, mut report: SocketReport, events: &mut Vec<Event>) {
-        let early = self.early.iter().position(|early| early.cookie == report.cookie);
-        if let Some(early) = early.and_then(|at| self.early.remove(at)) {
+        if let Some(early) = self.early.remove(&report.cookie) {
             join(&mut report, &early);
             return events.push(Event::Socket(report));
         }
@@ -59,8 +62,7 @@ impl Lingering {
     /// Adds what TIME_WAIT sent and received: to the end where it is still held, else as a report of its own.
     pub(super) fn settle(&mut self, lingered: &Lingered, events: &mut Vec<Event>) {
         let Some(Held { mut report, is_reported }) = self.by_cookie.remove(&lingered.cookie) else {
-            self.early.truncate(MAX_EARLY - 1);
-            return self.early.push_front(*lingered);
+            return self.remember(lingered);
         };
         if is_reported {
             report.scope = SocketScope::Peer;
@@ -70,6 +72,15 @@ impl Lingering {
         }
         join(&mut report, lingered);
         events.push(Event::Socket(report));
+    }
+
+    fn remember(&mut self, lingered: &Lingered) {
+        if self.early.insert(lingered.cookie, *lingered).is_none() {
+            self.awaiting.push_back((lingered.at, lingered.cookie));
+        }
+        while MAX_EARLY < self.awaiting.len() {
+            self.awaiting.pop_front().and_then(|(_, cookie)| self.early.remove(&cookie));
+        }
     }
 
     /// Reports the ends of connections that the kernel answers for in `events`, before them: it has no TIME_WAIT socket
@@ -105,6 +116,9 @@ impl Lingering {
         }
         while let Some(cookie) = pop_older(&mut self.remembered, now, FORGET) {
             self.by_cookie.remove(&cookie);
+        }
+        while let Some(cookie) = pop_older(&mut self.awaiting, now, AWAIT_END) {
+            self.early.remove(&cookie);
         }
     }
 
@@ -236,8 +250,10 @@ mod tests {
     #[test]
     fn fins_of_others_are_forgotten() {
         let (mut lingering, mut events) = (Lingering::default(), Vec::new());
-        (0..1_000).for_each(|cookie| lingering.settle(&ack(cookie, 9), &mut events));
-        assert!(events.is_empty() && lingering.early.len() == MAX_EARLY);
+        (0..20_000).for_each(|cookie| lingering.settle(&ack(cookie, 9), &mut events));
+        assert!(events.is_empty() && lingering.early.len() == MAX_EARLY && lingering.awaiting.len() == MAX_EARLY);
+        lingering.expire(BootTime(9).plus(AWAIT_END), &mut events);
+        assert!(events.is_empty() && lingering.early.is_empty() && lingering.awaiting.is_empty());
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub(super) fn load(settings: &SensorSettings, facts: &KernelFacts) -> Result<Ebp
         .override_global("NETNS", &facts.netns, true)
         .map_max_entries("RECORDS", settings.ring_bytes)
         .map_max_entries("PEERS", settings.peer_entries)
-        .map_max_entries("ENDS", settings.end_entries)
+        .map_max_entries("KEPT", settings.kept_entries)
         .load(&OBJECT.0)
         .map_err(explain)
 }

@@ -14,15 +14,15 @@ use aya::{
 use pktscope_common::{
     counters::{COUNTER_NAMES, Counter},
     knobs::{features, settings, tunnels},
-    limits::{END_ENTRIES, PEER_ENTRIES, RING_BYTES},
+    limits::{KEPT_ENTRIES, PEER_ENTRIES, RING_BYTES},
 };
 
 use super::{
     attach,
     devices::{DevicePrograms, Devices},
-    ends::KeptEnds,
     error::SensorError,
     hooks::{HookStatus, TC_EGRESS, TC_INGRESS},
+    kept::Kept,
     linger::Lingering,
     load::{self, KernelFacts},
     mtu::Mtus,
@@ -39,7 +39,7 @@ use crate::core::{
 };
 
 /// What the kernel programs count that is no loss: reports that were kept or repeated, copies that belong to others.
-const NO_LOSSES: [Counter; 3] = [Counter::EndPauses, Counter::SweepRingFull, Counter::RawCopies];
+const NO_LOSSES: [Counter; 3] = [Counter::Kept, Counter::SweepRingFull, Counter::RawCopies];
 
 /// Calls that a kernel may have and still refuse to the programs that are required: better without than not at all.
 const UNCERTAIN: [u64; 2] = [features::MPTCP, features::PROBE_READ];
@@ -53,8 +53,8 @@ pub struct SensorSettings {
     pub ring_bytes: u32,
     /// Peers of unconnected sockets that are counted apart at a time.
     pub peer_entries: u32,
-    /// Sockets' ends that are kept where the ring buffer is full.
-    pub end_entries: u32,
+    /// Sockets' last records that are kept where the ring buffer is full.
+    pub kept_entries: u32,
     /// Whether first bytes of flows are read for server names, and DNS.
     pub inspect_payload: bool,
     /// Whether what passes no inet socket is counted where it leaves by a device.
@@ -69,7 +69,7 @@ impl Default for SensorSettings {
             cgroup: None,
             ring_bytes: RING_BYTES,
             peer_entries: PEER_ENTRIES,
-            end_entries: END_ENTRIES,
+            kept_entries: KEPT_ENTRIES,
             inspect_payload: true,
             traffic_control: TrafficControl::On,
             has_reference: false,
@@ -106,7 +106,7 @@ pub struct Sensor {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
     ring_counts: RingCounts,
-    ends: KeptEnds,
+    kept: Kept,
     lingering: Lingering,
     counters: PerCpuArray<MapData, u64>,
     settings: Array<MapData, u32>,
@@ -176,7 +176,7 @@ impl Sensor {
         let mut sensor = Self {
             ring: take(&mut ebpf, "RECORDS")?,
             ring_counts: RingCounts::default(),
-            ends: KeptEnds::new(take(&mut ebpf, "ENDS")?),
+            kept: Kept::new(take(&mut ebpf, "KEPT")?),
             lingering: Lingering::default(),
             counters: take(&mut ebpf, "COUNTERS")?,
             settings: take(&mut ebpf, "SETTINGS")?,
@@ -255,7 +255,7 @@ impl Sensor {
         let fault = |operation| move |source| SensorError::System { operation, source };
         let pauses = self.walk(kind, events, take).map_err(fault("sweep the sockets' counters"))?;
         self.empty_ring(events, take);
-        self.read_ends(kind, events).map_err(fault("read the kept ends of sockets"))?;
+        self.read_kept(kind, events).map_err(fault("read the kept records"))?;
         match kind {
             SweepKind::Changed | SweepKind::Full => self.lingering.expire(at, events),
             SweepKind::Final => self.lingering.flush(events),
@@ -278,11 +278,11 @@ impl Sensor {
         Ok(())
     }
 
-    /// Reads the ends of sockets that the ring had no room for.
-    fn read_ends(&mut self, kind: SweepKind, events: &mut Vec<Event>) -> io::Result<()> {
-        let told = self.counter(Counter::EndPauses as usize);
+    /// Reads what the ring had no room for.
+    fn read_kept(&mut self, kind: SweepKind, events: &mut Vec<Event>) -> io::Result<()> {
+        let told = self.counter(Counter::Kept as usize);
         let is_due = kind != SweepKind::Changed;
-        self.ends.read(told, is_due, &mut self.ring_counts, &mut self.lingering, events)
+        self.kept.read(told, is_due, &mut self.ring_counts, &mut self.lingering, events)
     }
 
     /// Has every socket report itself; gives how often it had to pause for the ring to be read.

@@ -51,6 +51,9 @@ pub struct Tcp {
     /// Reset the connection instead of closing it.
     #[arg(long)]
     abort: bool,
+    /// Close without waiting for the other side to close.
+    #[arg(long)]
+    leave: bool,
     /// How many connections, one after the other.
     #[arg(long, default_value_t = 1)]
     times: u32,
@@ -92,7 +95,7 @@ impl Tcp {
         }
         if self.abort {
             socket.set_linger(Some(Duration::ZERO)).context("failed to set SO_LINGER")?;
-        } else {
+        } else if !self.leave {
             socket.shutdown(Shutdown::Write).context("failed to shut down")?;
             done.received_bytes = moving::receive(socket.as_raw_fd(), self.reading)?;
         }
