@@ -144,13 +144,15 @@ fn tcp_looks(head: [u8; 5], tuple: &Tuple) -> Looks {
 }
 
 /// What a client says before TLS: PostgreSQL's SSLRequest or GSSENCRequest, MySQL's short first packet, an LDAP message
-/// (RFC 4511 section 4.1.1), anything where IMAP is spoken, whose commands begin with a tag of the client's choice.
+/// (RFC 4511 section 4.1.1), an XMPP stream (RFC 6120 section 4.7), anything where IMAP is spoken, whose commands begin with
+/// a tag of the client's choice.
 #[inline(always)]
 fn may_upgrade(head: [u8; 5], tuple: &Tuple) -> bool {
     let is_postgresql = head == [0, 0, 0, 8, 4];
     let is_mysql = head[0] == 32 && head[1] == 0 && head[2] == 0 && head[3] == 1;
     let is_ldap = head[0] == 0x30 && head[2] == 2 && head[3] == 1;
-    is_postgresql || is_mysql || is_ldap || tuple.remote_port == IMAP_PORT
+    let is_xmpp = head == *b"<?xml" || head == *b"<stre";
+    is_postgresql || is_mysql || is_ldap || is_xmpp || tuple.remote_port == IMAP_PORT
 }
 
 /// The first bits of a QUIC long header (RFC 9000 section 17.2).

@@ -237,9 +237,10 @@ listener = socket.create_server((address, int(port)))
 print(listener.getsockname()[1], flush=True)
 connection, _ = listener.accept()
 connection.sendall(bytes.fromhex(greeting))
+greeting = bytes.fromhex(greeting)
 for reply in replies:
-    # No request is longer, and what follows MySQL's at once is TLS.
-    connection.recv(36)
+    # What follows MySQL's request at once is TLS.
+    connection.recv(36 if b'mysql' in greeting else 4096)
     connection.sendall(bytes.fromhex(reply))
 context.wrap_socket(connection, server_side=True).recv(1)
 ";
@@ -248,6 +249,11 @@ context.wrap_socket(connection, server_side=True).recv(1)
 const MYSQL_GREETING: &[u8] =
     b"\x4a\0\0\0\x0a8.0.36\0\x01\0\0\0aaaaaaaa\0\xff\xff\x21\x02\0\xff\xff\x15\0\0\0\0\0\0\0\0\0\0\
     aaaaaaaaaaaa\0mysql_native_password\0";
+
+/// What an XMPP server says to a client's stream.
+const XMPP_FEATURES: &[u8] = b"<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' \
+    xmlns='jabber:client' id='1' version='1.0'><stream:features>\
+    <starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>";
 
 fn check_upgrade(protocol: &str, port: u16, greeting: &[u8], replies: &[&[u8]]) {
     skip_if!(missing_programs(&["openssl", "python3"]));
@@ -282,6 +288,9 @@ fn other_protocols_that_go_on_in_tls_are_named_by_their_hello() {
     check_upgrade("ftp", 0, b"220 x\r\n", &[b"211-x\r\n AUTH TLS\r\n211 End\r\n", b"234 go\r\n"]);
     check_upgrade("postgres", 0, b"", &[b"S"]);
     check_upgrade("mysql", 0, MYSQL_GREETING, &[b""]);
+    check_upgrade("nntp", 0, b"200 x\r\n", &[b"101 x\r\nSTARTTLS\r\n.\r\n", b"382 go\r\n"]);
+    check_upgrade("sieve", 0, b"\"STARTTLS\"\r\nOK\r\n", &[b"OK\r\n"]);
+    check_upgrade("xmpp", 0, b"", &[XMPP_FEATURES, b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"]);
     check_upgrade("ldap", 0, b"", &[b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00"]);
 }
 

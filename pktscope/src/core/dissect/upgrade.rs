@@ -22,8 +22,13 @@ const LDAP_START_TLS: &[u8] = b"1.3.6.1.4.1.1466.20037";
 /// ManageSieve (RFC 5804).
 const UPGRADES: [&[u8]; 4] = [b"STARTTLS", b"STLS", b"AUTH TLS", b"AUTH SSL"];
 /// Commands that clients give before.
-const GREETINGS: [&[u8]; 9] =
-    [b"EHLO", b"HELO", b"LHLO", b"CAPA", b"CAPABILITY", b"CAPABILITIES", b"FEAT", b"NOOP", b"ID"];
+const GREETINGS: [&[u8]; 10] =
+    [b"EHLO", b"HELO", b"LHLO", b"CAPA", b"CAPABILITY", b"CAPABILITIES", b"MODE", b"FEAT", b"NOOP", b"ID"];
+
+/// How an XMPP stream begins, with or without its XML declaration, and what the client asks for TLS with
+/// (RFC 6120, 4.7 and 5.4.2.1).
+const XMPP_STARTS: [&[u8]; 2] = [b"<?xml ", b"<stream:stream "];
+const XMPP_START_TLS: &[u8] = b"urn:ietf:params:xml:ns:xmpp-tls";
 
 /// Finds how many bytes in the clear come before TLS. `NeedMore` and `Other` say whether it may still come.
 pub fn find_end(bytes: &[u8]) -> Progress<usize> {
@@ -38,8 +43,20 @@ pub fn find_end(bytes: &[u8]) -> Progress<usize> {
             Some(_) => Progress::Other,
             None => Progress::NeedMore(2 + usize::from(len)),
         },
+        [b'<', ..] if XMPP_STARTS.iter().any(|start| is_start_of(bytes, start)) => find_element(bytes),
         _ => find_line(bytes),
     }
+}
+
+/// The end of the element that asks for TLS: of a start tag that is closed at once, or of the end tag after it.
+fn find_element(bytes: &[u8]) -> Progress<usize> {
+    let more = if bytes.len() < MAX_LEN { Progress::NeedMore(bytes.len() + 1) } else { Progress::Other };
+    let Some(name) = position(bytes, XMPP_START_TLS) else { return more };
+    let Some(tag_end) = bytes[name..].iter().position(|&byte| byte == b'>').map(|end| name + end) else { return more };
+    if bytes[tag_end - 1] == b'/' {
+        return Progress::Done(tag_end + 1);
+    }
+    position(&bytes[tag_end..], b"</starttls>").map_or(more, |end| Progress::Done(tag_end + end + b"</starttls>".len()))
 }
 
 /// Whether one begins with the other, as far as both go.
@@ -53,7 +70,11 @@ fn is_mysql_upgrade(bytes: &[u8]) -> bool {
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
+    position(bytes, part).is_some()
+}
+
+fn position(bytes: &[u8], part: &[u8]) -> Option<usize> {
+    bytes.windows(part.len()).position(|window| window == part)
 }
 
 /// The end of the line that asks for TLS, where all before it are greetings.
@@ -107,6 +128,7 @@ mod tests {
             "ehlo x\r\nstarttls\r\n",
             "CAPA\r\nSTLS\r\n",
             "STLS\n",
+            "CAPABILITIES\r\nMODE READER\r\nSTARTTLS\r\n",
             "AUTH TLS\r\n",
             ". CAPABILITY\r\n. STARTTLS\r\n",
             "a1 ID (\"name\" \"client\")\r\na2 StartTLS\r\n",
@@ -115,6 +137,19 @@ mod tests {
             check(&bytes, Progress::Done(lines.len()));
             (1..lines.len()).for_each(|cut| check(&bytes[..cut], Progress::NeedMore(cut + 1)));
         }
+    }
+
+    #[test]
+    fn an_element_that_asks_is_found() {
+        let stream = "<stream:stream to='example.com' version='1.0'>";
+        let declared = format!("<?xml version='1.0'?>{stream}");
+        for (start, end) in [(stream, "/>"), (&declared, "/>"), (stream, "></starttls>"), (stream, " ></starttls>")] {
+            let text = format!("{start}<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'{end}");
+            check(&[text.as_bytes(), b"\x16\x03\x01"].concat(), Progress::Done(text.len()));
+            (1..text.len()).for_each(|cut| check(&text.as_bytes()[..cut], Progress::NeedMore(cut + 1)));
+        }
+        check(b"<html>\r\n", Progress::Other);
+        check(format!("{stream}{}", " ".repeat(MAX_LEN)).as_bytes(), Progress::Other);
     }
 
     #[test]
@@ -147,8 +182,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), first in 0usize..4) {
-            let bytes = [[&b""[..], b"\x30", b"\x00\x00", b"EHLO x\n"][first], &bytes].concat();
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), first in 0usize..5) {
+            let bytes = [[&b""[..], b"\x30", b"\x00\x00", b"EHLO x\n", b"<?xml urn:ietf:params:xml:ns:xmpp-tls"][first], &bytes].concat();
             if let Progress::Done(len) = find_end(&bytes) {
                 prop_assert!(0 < len && len <= bytes.len());
             }
