@@ -91,19 +91,28 @@ pub fn run_quietly(command: &mut Command) -> Result<()> {
 /// Prints the command, runs it with both outputs copied live and handed to `on_line`, and stops it at `limit`.
 pub fn watch(command: &mut Command, limit: Duration, mut on_line: impl FnMut(&str)) -> Result<Ended> {
     say(&shown(command));
+    follow(command, limit, |line| {
+        show(line);
+        on_line(line);
+    })
+}
+
+/// Runs the command with every line of both outputs handed to `on_line`, and stops it at `limit`.
+pub fn follow(command: &mut Command, limit: Duration, mut on_line: impl FnMut(&str)) -> Result<Ended> {
     let (reader, writer) = io::pipe().context("failed to make a pipe")?;
     let second = writer.try_clone().context("failed to share a pipe")?;
     command.stdout(writer).stderr(second).stdin(Stdio::null());
     let watched = Watched::start(command, limit)?;
     // Close this side's writers, else the reader below never sees the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    copy_lines(reader, &mut on_line);
+    read_lines(reader, &mut on_line);
     watched.wait()
 }
 
-/// Runs the command as it is, and stops it at `limit`.
-pub fn silent_status(command: &mut Command, limit: Duration) -> Result<Ended> {
-    Watched::start(command, limit)?.wait()
+/// Prints a line of a command's.
+pub fn show(line: &str) {
+    // Losing a copy on a closed terminal must not stop the command.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A running command with a time limit.
@@ -146,12 +155,10 @@ fn stop_at_limit(finished: &mpsc::Receiver<()>, limit: Duration, target: libc::p
     true
 }
 
-fn copy_lines(reader: PipeReader, on_line: &mut impl FnMut(&str)) {
+fn read_lines(reader: PipeReader, on_line: &mut impl FnMut(&str)) {
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).is_ok_and(|read| 0 < read) {
-        // Losing a copy on a closed terminal must not stop the command.
-        let _ = io::stderr().write_all(&line);
         on_line(String::from_utf8_lossy(&line).trim_end());
         line.clear();
     }

@@ -9,7 +9,7 @@ use super::{Outcome, Verdict, deny, format, outcome, test as unit};
 use crate::{
     clock::Stopwatch,
     command, e2e,
-    kernels::{self, Kernel},
+    kernels::{self, Kernel, Selection},
     tidy,
     toolchain::{self, Toolchain},
 };
@@ -20,7 +20,7 @@ pub struct TestArguments {
     /// Leave out what needs root: the end-to-end tests, on this kernel and on others
     #[arg(long)]
     unprivileged: bool,
-    /// Boot every kernel of the list, not only the oldest and the newest
+    /// Boot every kernel of the list with every test, not only the oldest and the newest with some
     #[arg(long, conflicts_with = "unprivileged")]
     kernels: bool,
     /// Boot no other kernel
@@ -36,6 +36,10 @@ impl TestArguments {
             _ => Kernel::extremes().to_vec(),
         }
     }
+
+    fn selection(&self) -> Selection {
+        if self.kernels { Selection::of(&[]) } else { Selection::common() }
+    }
 }
 
 /// A step: its name for when it breaks, and what it does.
@@ -47,7 +51,7 @@ pub fn test(arguments: &TestArguments) -> Result<ExitCode> {
     let steps = unprivileged(&toolchain);
     let mut outcomes: Vec<Outcome> = steps.into_iter().map(|(name, take)| timed(name, &*take)).collect();
     if !arguments.unprivileged {
-        outcomes.extend(privileged(&toolchain, &arguments.kernels()));
+        outcomes.extend(privileged(&toolchain, &arguments.kernels(), &arguments.selection()));
     }
     Ok(outcome::conclude(&outcomes))
 }
@@ -63,7 +67,7 @@ fn unprivileged(toolchain: &Toolchain) -> Vec<Step<'_>> {
 }
 
 /// The end-to-end tests on this kernel, then on others.
-fn privileged(toolchain: &Toolchain, kernels: &[Kernel]) -> Vec<Outcome> {
+fn privileged(toolchain: &Toolchain, kernels: &[Kernel], selection: &Selection) -> Vec<Outcome> {
     command::say("== e2e");
     let programs = match e2e::build(toolchain) {
         Ok(programs) => programs,
@@ -72,7 +76,7 @@ fn privileged(toolchain: &Toolchain, kernels: &[Kernel]) -> Vec<Outcome> {
     let mut outcomes = vec![timed("e2e", &|| e2e::step(&programs))];
     if !kernels.is_empty() {
         command::say("== kernels");
-        outcomes.extend(kernels::steps(kernels, &programs, &kernels::DEFAULT_TESTS.map(str::to_owned)));
+        outcomes.extend(kernels::steps(kernels, &programs, selection));
     }
     outcomes
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
@@ -12,8 +12,6 @@ use anyhow::{Context, Result, bail};
 use super::{emulator::Emulator, image::Image};
 use crate::{command, workspace};
 
-/// Booting takes some seconds; the tests in it are several times slower than outside.
-const LIMIT: Duration = Duration::from_secs(900);
 /// The test program keeps every event of 20,000 flows; what a guest does not touch takes no memory.
 const MEMORY_MEGABYTES: u32 = 2048;
 
@@ -25,19 +23,23 @@ pub struct Report {
     pub status: i32,
 }
 
-/// Boots the kernel with this file system and waits for its end.
+/// Boots the kernel with this file system, hands on what its command prints as it comes, and waits for its end.
 ///
 /// # Errors
 ///
-/// With the end of the kernel's console where the guest gave no status: it crashed, or took too long.
-pub fn boot(emulator: &Emulator, image: &Image, initramfs: &Path, folder: &Path) -> Result<Report> {
-    for name in ["console", "output", "status"] {
-        fs::write(folder.join(name), "").with_context(|| format!("failed to write below {}", folder.display()))?;
+/// With the end of the kernel's console where the guest gave no status: it crashed, or took longer than `limit`.
+pub fn boot(guest: &Guest<'_>, limit: Duration, on_line: impl Fn(&str)) -> Result<Report> {
+    for name in ["console", "status"] {
+        let path = guest.folder.join(name);
+        fs::write(&path, "").with_context(|| format!("failed to write {}", path.display()))?;
     }
-    let mut qemu = emulation(emulator, image, initramfs, folder);
-    let ended = command::silent_status(&mut qemu, LIMIT)?;
-    let read = |name: &str| fs::read(folder.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).replace('\r', ""));
-    let output = read("output").context("failed to read a guest's output")?;
+    let mut output = String::new();
+    let ended = command::follow(&mut guest.emulation(), limit, |line| {
+        on_line(line);
+        output.push_str(line);
+        output.push('\n');
+    })?;
+    let read = |name: &str| fs::read(guest.folder.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let status = read("status").context("failed to read a guest's status")?;
     match parse_status(&status) {
         Some(status) => Ok(Report { output, status }),
@@ -45,17 +47,32 @@ pub fn boot(emulator: &Emulator, image: &Image, initramfs: &Path, folder: &Path)
     }
 }
 
-fn emulation(emulator: &Emulator, image: &Image, initramfs: &Path, folder: &Path) -> Command {
-    let mut qemu = emulator.command();
-    qemu.args(["-machine", "pc,usb=off,vmport=off", "-smp", "1", "-nodefaults", "-no-user-config"]);
-    qemu.args(accelerator()).args(["-m", &MEMORY_MEGABYTES.to_string()]);
-    qemu.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
-    qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(initramfs).args(["-append", &kernel_arguments()]);
-    for name in ["console", "output", "status"] {
-        qemu.arg("-serial").arg(format!("file:{}", folder.join(name).display()));
+/// What a guest is made of.
+pub struct Guest<'a> {
+    /// What emulates its processor.
+    pub emulator: &'a Emulator,
+    /// Its kernel.
+    pub image: &'a Image,
+    /// Its file system.
+    pub initramfs: &'a Path,
+    /// Where its console and its status go.
+    pub folder: &'a Path,
+}
+
+impl Guest<'_> {
+    /// Its first serial line is the kernel's console, the second what its command prints, the third its status.
+    fn emulation(&self) -> Command {
+        let mut qemu = self.emulator.command();
+        qemu.args(["-machine", "pc,usb=off,vmport=off", "-smp", "1", "-nodefaults", "-no-user-config"]);
+        qemu.args(accelerator()).args(["-m", &MEMORY_MEGABYTES.to_string()]);
+        qemu.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
+        qemu.arg("-kernel").arg(&self.image.kernel).arg("-initrd").arg(self.initramfs);
+        qemu.args(["-append", &kernel_arguments()]);
+        qemu.arg("-serial").arg(format!("file:{}", self.folder.join("console").display()));
+        qemu.args(["-chardev", "stdio,id=output,signal=off", "-serial", "chardev:output"]);
+        qemu.arg("-serial").arg(format!("file:{}", self.folder.join("status").display()));
+        qemu
     }
-    qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    qemu
 }
 
 /// A /dev/kvm that opens is not enough: without the processor's flag it cannot run a stock kernel.

@@ -14,4 +14,4 @@ mod userland;
 
 pub use catalog::Kernel;
 pub use run::{KernelArguments, run};
-pub use step::{DEFAULT_TESTS, steps};
+pub use step::{Selection, steps};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::{Kernel, step};
+use super::{Kernel, Selection, step};
 use crate::{ci, e2e, toolchain};
 
 /// Arguments of `kernels`.
@@ -13,8 +13,8 @@ use crate::{ci, e2e, toolchain};
 pub struct KernelArguments {
     /// The series to boot, such as 5.10 or newest; all where none is named
     series: Vec<String>,
-    /// Filters and options of the test program in each guest
-    #[arg(last = true, default_values = step::DEFAULT_TESTS)]
+    /// Filters and options of the test program in each guest; every test where there are none
+    #[arg(last = true)]
     test_arguments: Vec<String>,
 }
 
@@ -22,7 +22,7 @@ pub struct KernelArguments {
 pub fn run(arguments: &KernelArguments) -> Result<ExitCode> {
     let kernels = chosen(&arguments.series)?;
     let programs = e2e::build(&toolchain::ensure()?)?;
-    Ok(ci::conclude(&step::steps(&kernels, &programs, &arguments.test_arguments)))
+    Ok(ci::conclude(&step::steps(&kernels, &programs, &Selection::of(&arguments.test_arguments))))
 }
 
 fn chosen(series: &[String]) -> Result<Vec<Kernel>> {

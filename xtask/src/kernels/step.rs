@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -11,20 +12,42 @@ use anyhow::{Context, Result, bail};
 use super::{
     Kernel,
     emulator::Emulator,
-    guest,
+    guest::{self, Guest},
     image::Image,
     initramfs::{self, Initramfs},
 };
 use crate::{
     ci::{Counts, Outcome, Verdict},
     clock::Stopwatch,
-    e2e, workspace,
+    command, e2e, workspace,
 };
 
-/// The tests that a kernel runs, as arguments of the test program: the path from a socket to an alert, a hash and a
-/// recording, sockets older than the agent, and ownership in every way that sockets change hands. The others take an
-/// emulated machine minutes.
-pub const DEFAULT_TESTS: [&str; 5] = ["spine::", "older::", "ownership::", "--skip", "spine::a_thousand"];
+/// Which tests a guest runs, as arguments of the test program, and how long that may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    filters: Vec<String>,
+    limit: Duration,
+}
+
+/// What every run of CI has time for: the path from a socket to an alert, a hash and a recording, sockets older than the
+/// agent, and ownership in every way that sockets change hands.
+const COMMON: [&str; 5] = ["spine::", "older::", "ownership::", "--skip", "spine::a_thousand"];
+/// The tests bound themselves; these bound a hang of the guest. An emulated machine takes [`COMMON`] some three minutes and
+/// all tests half an hour where it has a processor to itself.
+const COMMON_LIMIT: Duration = Duration::from_secs(20 * 60);
+const WHOLE_LIMIT: Duration = Duration::from_secs(120 * 60);
+
+impl Selection {
+    /// What every run of CI has time for.
+    pub fn common() -> Self {
+        Self { filters: COMMON.map(str::to_owned).to_vec(), limit: COMMON_LIMIT }
+    }
+
+    /// What these arguments of the test program choose; every test where there are none.
+    pub fn of(filters: &[String]) -> Self {
+        Self { filters: filters.to_vec(), limit: WHOLE_LIMIT }
+    }
+}
 
 /// Emulation makes computing 5 to 7 times slower, a busy host more; the tests' deadlines are stretched by this.
 const PATIENCE: u32 = 8;
@@ -44,8 +67,8 @@ fn guest_command(filters: &[String]) -> String {
 }
 
 /// Boots each kernel, some at a time, with the agent and its tests inside; what cannot be had is skipped aloud.
-pub fn steps(kernels: &[Kernel], tests: &e2e::Programs, filters: &[String]) -> Vec<Outcome> {
-    match Equipment::prepare(tests, filters) {
+pub fn steps(kernels: &[Kernel], tests: &e2e::Programs, selection: &Selection) -> Vec<Outcome> {
+    match Equipment::prepare(tests, selection) {
         Ok(equipment) => boot_all(kernels, &equipment),
         Err(reason) => kernels.iter().map(|kernel| skipped(*kernel, &reason)).collect(),
     }
@@ -63,18 +86,19 @@ fn skipped(kernel: Kernel, reason: &anyhow::Error) -> Outcome {
 struct Equipment {
     emulator: Emulator,
     packed: PathBuf,
+    limit: Duration,
 }
 
 impl Equipment {
     /// Gets the emulator, and packs what every guest has.
-    fn prepare(tests: &e2e::Programs, filters: &[String]) -> Result<Self> {
+    fn prepare(tests: &e2e::Programs, selection: &Selection) -> Result<Self> {
         if !cfg!(target_arch = "x86_64") {
             bail!("only x86-64 kernels are booted");
         }
         let emulator = Emulator::obtain()?;
         let guests = workspace::target().join("kernels/guests");
         let root = Initramfs::new(guests.join("root"), &emulator.busybox)?;
-        root.write("command", &guest_command(filters))?;
+        root.write("command", &guest_command(&selection.filters))?;
         root.add_program(&tests.agent, Path::new("test/pktscope"))?;
         root.add_program(&tests.e2e, Path::new("test/deps/e2e"))?;
         for program in &tests.beside {
@@ -83,7 +107,7 @@ impl Equipment {
         }
         let packed = guests.join("initramfs");
         root.pack(&packed)?;
-        Ok(Self { packed, emulator })
+        Ok(Self { packed, emulator, limit: selection.limit })
     }
 }
 
@@ -121,9 +145,8 @@ fn boot(kernel: Kernel, equipment: &Equipment) -> Outcome {
 fn run(kernel: Kernel, image: &Image, equipment: &Equipment) -> Result<Outcome> {
     let folder = guest::folder(kernel.series)?;
     let initramfs = initramfs::with_modules(&equipment.packed, image, &folder, &equipment.emulator.busybox)?;
-    let report = guest::boot(&equipment.emulator, image, &initramfs, &folder)?;
-    let text: String = report.output.lines().map(|line| format!("[{}] {line}\n", kernel.series)).collect();
-    eprint!("{text}");
+    let guest = Guest { emulator: &equipment.emulator, image, initramfs: &initramfs, folder: &folder };
+    let report = guest::boot(&guest, equipment.limit, |line| command::show(&format!("[{}] {line}", kernel.series)))?;
     Ok(judge(kernel, &image.version, &report))
 }
 
