@@ -75,13 +75,14 @@ fn told(state: &mut SocketState, tcp: TcpDetail) {
     }
 }
 
-/// A TCP socket dies: closed, or replaced by a TIME_WAIT one.
+/// A TCP socket dies: closed, or replaced by a TIME_WAIT one. Two programs see it; the first that is run reports it.
 #[inline(always)]
 pub fn tcp_destroyed(sk: *mut c_void) {
     let Some(state) = (unsafe { SOCKETS.get(sk, 0).as_mut() }) else { return };
-    if state.flags & flags::REGISTERED == 0 {
+    if state.flags & (flags::REGISTERED | flags::ENDED) != flags::REGISTERED {
         return;
     }
+    state.flags |= flags::ENDED;
     let tcp = tcp_detail(sk);
     if may_linger(state.flags | tcp.flags) && tcp.error == 0 && is_lingering_told(state) {
         state.flags |= flags::LINGERS;

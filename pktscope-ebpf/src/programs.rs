@@ -172,6 +172,15 @@ pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// The same where the program before was not run: the kernel skips a tracing program on a processor on which an earlier run of
+/// it was interrupted (kernel/trace/bpf_trace.c, `__bpf_trace_run`), and that run is not in this one too.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+#[inline(always)]
+pub fn tcp_destroy_again(ctx: BtfTracePointContext) -> i32 {
+    close::tcp_destroyed(ctx.arg(0));
+    0
+}
+
 /// Reports the end of a TCP socket where tracing programs have no socket storage, below Linux 5.11.
 #[sock_ops]
 #[inline(always)]

@@ -187,7 +187,7 @@ fn attach_program(program: &mut Program, hook: &Hook, btf: &Btf, cgroup: &File) 
         | Kind::DeviceEgress
         | Kind::DeviceIngress => {
             let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(hook.program, btf)?;
+            program.load(hook.attach_point.strip_prefix("tp_btf/").unwrap_or(hook.program), btf)?;
             program.attach().map(drop)
         }
     }

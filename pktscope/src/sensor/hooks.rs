@@ -15,7 +15,7 @@ pub(super) enum Kind {
     CgroupSockAddr,
     /// `cgroup/sock_ops`.
     SockOps,
-    /// A BTF tracepoint of the program's own name.
+    /// The BTF tracepoint that the attach point names.
     Tracepoint,
     /// The exit of a kernel function of the program's own name.
     FunctionExit,
@@ -286,6 +286,14 @@ pub(super) const HOOKS: &[Hook] = &[
         program: "tcp_destroy_sock",
         attach_point: "tp_btf/tcp_destroy_sock",
         lost_without: "the end of TCP connections, and their bytes since the last sweep",
+        kind: Kind::Tracepoint,
+        need: Need::Wanted,
+        fields: TCP_FIELDS,
+    },
+    Hook {
+        program: "tcp_destroy_again",
+        attach_point: "tp_btf/tcp_destroy_sock",
+        lost_without: "the end of a TCP connection in whose stead the kernel skips tcp_destroy_sock; that is counted",
         kind: Kind::Tracepoint,
         need: Need::Wanted,
         fields: TCP_FIELDS,

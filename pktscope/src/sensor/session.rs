@@ -329,7 +329,11 @@ impl Sensor {
         let is_loss = |slot: &usize| !NO_LOSSES.iter().any(|counter| *counter as usize == *slot);
         let slots = (0..COUNTER_NAMES.len()).filter(is_loss);
         let kernel = slots.map(|slot| (COUNTER_NAMES[slot], self.counter(slot)));
-        let user = [("torn_records", self.ring_counts.torn), ("unknown_records", self.ring_counts.unknown)];
+        let user = [
+            ("torn_records", self.ring_counts.torn),
+            ("unknown_records", self.ring_counts.unknown),
+            ("missed_program_runs", statistics::missed_runs(&self.ebpf)),
+        ];
         kernel.chain(user).filter(|(_, count)| *count != 0).collect()
     }
 

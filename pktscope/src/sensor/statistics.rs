@@ -30,6 +30,19 @@ impl ProgramStatistics {
     }
 }
 
+/// How often programs were not run because an earlier run on the same processor was interrupted
+/// (kernel/trace/bpf_trace.c, `__bpf_trace_run`). The kernel counts that since Linux 5.12; 0 below.
+pub(super) fn missed_runs(ebpf: &Ebpf) -> u64 {
+    let missed = |program: &Program| {
+        let fd = program.fd().ok()?.as_fd().as_raw_fd();
+        Some(number(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?, "recursion_misses:"))
+    };
+    ebpf.programs().filter(|(name, _)| !TWINS.contains(name)).filter_map(|(_, program)| missed(program)).sum()
+}
+
+/// Programs of which one is run where the other is not.
+const TWINS: [&str; 2] = ["tcp_destroy_sock", "tcp_destroy_again"];
+
 /// Reads the statistics of every program that is loaded.
 pub(super) fn read(ebpf: &Ebpf) -> Vec<ProgramStatistics> {
     ebpf.programs().filter_map(|(name, program)| read_one(name, program)).collect()
