@@ -113,7 +113,7 @@ const FAULTS: &[Fault] = &[
     fault(
         21,
         "sequence numbers do not wrap, lost packets are not told, a binary is hashed on the packet's path",
-        "pktscope/src/core/flow/tracker/tests.rs: sequence_numbers_wrap losses_are_told_apart; pktscope/src/enrich/enricher.rs: files_that_find_their_queue_full_are_read_later; tests/e2e/pressure.rs: a_full_ring_loses_flows_but_says_how_many_bytes",
+        "pktscope/src/core/flow/tracker/tests.rs: sequence_numbers_wrap losses_are_told_apart; pktscope/src/enrich/enricher.rs: files_that_find_their_queue_full_are_read_later; tests/e2e/pressure.rs: what_finds_no_room_beside_a_full_ring_is_lost_but_its_bytes_are_told",
     ),
     fault(22, "a record read again counts again", "D: fault_22_a_re_read_counts_once_with_and_without_ids"),
     fault(
