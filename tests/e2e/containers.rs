@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::Path,
     process::{Command, Stdio},
 };
@@ -9,6 +10,7 @@ use std::{
 use crate::standing::{AGENT, pair};
 use pktscope_tests::{
     cgroup::Cgroup,
+    event::Event,
     flow::{DEADLINE, end_of},
     machine::{copy_program, missing_privilege, missing_program, output_of},
     skip_if,
@@ -84,15 +86,21 @@ fn a_real_container_is_named_by_its_id() {
     let (image, id_file) = (image(folder.path()), folder.path().join("id"));
     let mut podman = Command::new("podman");
     // RLIMITs and the cgroup manager as an unprivileged virtual machine allows them.
-    podman.args(["--runtime", "runc", "--cgroup-manager=cgroupfs", "run", "--rm", "--network=none"]);
+    podman.args(["--runtime", "runc", "--cgroup-manager=cgroupfs", "run", "--rm", "--interactive", "--network=none"]);
     podman.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--cidfile"]).arg(&id_file);
-    let output = podman.args([&image, "/traffic", "udp", "--to", "127.0.0.1:9"]).stdin(Stdio::null()).output().unwrap();
+    podman.args([&image, "/traffic", "udp", "--to", "127.0.0.1:9", "--linger"]);
+    let mut running = podman.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It has sent once it says so, and stays until its input ends: a busy machine looks at its cgroup some time later.
+    let has_sent = BufReader::new(running.stdout.as_mut().unwrap()).lines().any(|line| line.unwrap().contains("sent"));
+    let id = fs::read_to_string(&id_file).unwrap_or_default();
+    let of_container = |event: &Event| event.is("flow") && event.text("container.id") == id.trim();
+    if has_sent {
+        AGENT.expect(DEADLINE, "the container's flow", of_container);
+    }
+    let output = running.wait_with_output().unwrap();
     output_of(Command::new("podman").args(["rmi", "--force", &image]));
     let refused = String::from_utf8_lossy(&output.stderr).into_owned();
     skip_if!((!output.status.success()).then_some(format!("podman cannot run a container here: {refused}")));
-    let id = fs::read_to_string(&id_file).unwrap();
-    let end = AGENT.expect(DEADLINE, "the container's flow", |event| {
-        event.is_flow_end() && event.text("container.id") == id.trim()
-    });
+    let end = AGENT.expect(DEADLINE, "its end", |event| event.is_flow_end() && of_container(event));
     assert_eq!((end.text("process.executable"), end.number("source.packets")), ("/traffic", 10), "{end}");
 }
