@@ -30,18 +30,22 @@ impl ProgramStatistics {
     }
 }
 
+/// Programs of which one is run where the kernel skips the other.
+const TWINS: [&str; 2] = ["tcp_destroy_sock", "tcp_destroy_again"];
+
 /// How often programs were not run because an earlier run on the same processor was interrupted
-/// (kernel/trace/bpf_trace.c, `__bpf_trace_run`). The kernel counts that since Linux 5.12; 0 below.
+/// (kernel/trace/bpf_trace.c, `__bpf_trace_run`), and no other was in their stead. The kernel counts that since Linux 5.12;
+/// 0 below.
 pub(super) fn missed_runs(ebpf: &Ebpf) -> u64 {
+    let is_loaded = |name: &&str| ebpf.program(name).is_some_and(|program| program.fd().is_ok());
+    let has_twins = TWINS.iter().all(is_loaded);
     let missed = |program: &Program| {
         let fd = program.fd().ok()?.as_fd().as_raw_fd();
         Some(number(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?, "recursion_misses:"))
     };
-    ebpf.programs().filter(|(name, _)| !TWINS.contains(name)).filter_map(|(_, program)| missed(program)).sum()
+    let alone = ebpf.programs().filter(|(name, _)| !has_twins || !TWINS.contains(name));
+    alone.filter_map(|(_, program)| missed(program)).sum()
 }
-
-/// Programs of which one is run where the other is not.
-const TWINS: [&str; 2] = ["tcp_destroy_sock", "tcp_destroy_again"];
 
 /// Reads the statistics of every program that is loaded.
 pub(super) fn read(ebpf: &Ebpf) -> Vec<ProgramStatistics> {
