@@ -69,14 +69,13 @@ impl Ghosts {
         let Self { kept, first, indexed, numbers, state } = self;
         for (at, ghost) in kept.iter().enumerate().skip(*indexed) {
             let number = first.wrapping_add(u32::try_from(at).unwrap_or(u32::MAX));
+            let hash = state.hash_one(ghost.tuple);
             // An earlier connection of the same addresses is not found any more.
-            match numbers
-                .find_mut(state.hash_one(ghost.tuple), |known| tuple_of(kept, *first, *known) == Some(&ghost.tuple))
-            {
+            match numbers.find_mut(hash, |known| tuple_of(kept, *first, *known) == Some(&ghost.tuple)) {
                 Some(known) => *known = number,
                 None => {
                     let hash_of = |known: &u32| tuple_of(kept, *first, *known).map_or(0, |tuple| state.hash_one(tuple));
-                    numbers.insert_unique(state.hash_one(ghost.tuple), number, hash_of);
+                    numbers.insert_unique(hash, number, hash_of);
                 }
             }
         }
