@@ -26,8 +26,6 @@ pub const PEER_ENTRIES: u32 = 65_536;
 pub const OVERFLOW_ENTRIES: u32 = 4_096;
 /// Default number of sockets' last records that are kept where the ring is full.
 pub const KEPT_ENTRIES: u32 = 16_384;
-/// Room for each of them.
-pub const KEPT_BYTES: usize = 216;
 /// Number of interfaces of the agent's network namespace at which packets are counted.
 pub const DEVICE_ENTRIES: u32 = 1_024;
 /// Number of sockets whose last sender is remembered where that is not kept with the socket.

@@ -1,7 +1,7 @@
 //! One `repr(C)` struct for each record of the ring buffer, little or big endian as the machine is, without padding.
 
 use crate::{
-    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES, IMAGE_NAME_BYTES, KEPT_BYTES},
+    limits::{ARGUMENTS_BYTES, COMM_BYTES, FILENAME_BYTES, IMAGE_NAME_BYTES},
     state::{Counts, Stamp, Tuple},
 };
 
@@ -93,6 +93,9 @@ pub struct KeptKey {
     /// When it was told, nanoseconds since boot.
     pub at: u64,
 }
+
+/// Room for a record that is kept.
+pub const KEPT_BYTES: usize = size_of::<SocketRecord>();
 
 /// A [`SocketRecord`] or a [`LingerRecord`] that is kept.
 #[repr(C)]
@@ -215,7 +218,7 @@ pub struct LingerRecord {
 
 const _: () = assert!(size_of::<RecordHeader>() == 16);
 const _: () = assert!(size_of::<SocketRecord>() == 216);
-const _: () = assert!(size_of::<SocketRecord>() <= KEPT_BYTES && size_of::<LingerRecord>() <= KEPT_BYTES);
+const _: () = assert!(size_of::<LingerRecord>() <= KEPT_BYTES);
 const _: () = assert!(size_of::<KeptKey>() == 16 && size_of::<KeptRecord>() == KEPT_BYTES + 8);
 const _: () = assert!(size_of::<ExecRecord>() == 920);
 const _: () = assert!(size_of::<ForkRecord>() == 80);

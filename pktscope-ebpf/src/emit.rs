@@ -8,8 +8,7 @@ use aya_ebpf::{
 };
 use pktscope_common::{
     counters::Counter,
-    limits::KEPT_BYTES,
-    record::{KeptKey, KeptRecord, RECORD_VERSION, RecordHeader, RecordKind},
+    record::{KEPT_BYTES, KeptKey, KeptRecord, RECORD_VERSION, RecordHeader, RecordKind},
 };
 
 use crate::{
