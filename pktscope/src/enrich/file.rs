@@ -142,6 +142,12 @@ pub fn is_folder(folder: &OwnedFd, wanted: FileId) -> bool {
     fstat(folder).is_ok_and(|stat| compare(folder, stamp_of(&stat).id, wanted) == Match::Same)
 }
 
+/// Opens the folder at an absolute path as a process would whose root directory is `root`.
+pub fn open_folder_in_root(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(root, path, PLACE | OFlags::DIRECTORY, Mode::empty(), resolve)?)
+}
+
 /// Opens a folder as a starting point.
 pub fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, PLACE | OFlags::DIRECTORY, Mode::empty())?)

@@ -3,12 +3,12 @@
 //! In: the interpreter's path and arguments, and the process or what is left around it. Out: the script's path and the
 //! file, or why there is none.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    file::{OpenFile, is_folder, open_folder},
+    file::{OpenFile, is_folder, open_folder_in_root},
     image::{Surroundings, is_changed_since},
     procfs::ProcessFolder,
     seen::SeenFiles,
@@ -125,9 +125,9 @@ impl Search<'_> {
     fn open_where_it_was(&mut self, path: &str) -> io::Result<OpenFile> {
         let ended = || io::Error::other("the process ended before its working directory could be read");
         let wanted = self.question.folder.ok_or_else(ended)?;
-        let seen = self.seen.folder(wanted).map(Path::new);
+        let seen = self.seen.folder(wanted).and_then(|path| open_folder_in_root(self.around.host_root, path).ok());
         let parents = self.around.parent.and_then(|parent| parent.working_directory().ok());
-        let folders = parents.into_iter().chain(seen.and_then(|path| open_folder(path).ok()));
+        let folders = parents.into_iter().chain(seen);
         let folder = folders.into_iter().find(|folder| is_folder(folder, wanted)).ok_or_else(ended)?;
         OpenFile::open_in_folder(folder, path)
     }
