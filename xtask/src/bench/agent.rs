@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{cpu, netns::Namespace};
-use crate::{clock::Stopwatch, workspace};
+use crate::{clock::Stopwatch, command, workspace};
 
 /// Loading the programs takes a second or two.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -79,6 +79,7 @@ impl Agent {
             }
             before = after;
         }
+        command::say("the agent is still busy with its start: what that costs is counted");
     }
 
     fn log(&self) -> String {

@@ -32,8 +32,8 @@ pub struct Selection {
 /// What every run of CI has time for: the path from a socket to an alert, a hash and a recording, sockets older than the
 /// agent, and ownership in every way that sockets change hands.
 const COMMON: [&str; 5] = ["spine::", "older::", "ownership::", "--skip", "spine::a_thousand"];
-/// The tests bound themselves; these bound a hang of the guest. An emulated machine takes [`COMMON`] some three minutes and
-/// all tests half an hour where it has a processor to itself.
+/// The tests bound themselves; these bound a hang of the guest. An emulated machine takes [`COMMON`] some three minutes
+/// where it has a processor to itself; all tests were never timed in one guest.
 const COMMON_LIMIT: Duration = Duration::from_secs(20 * 60);
 const WHOLE_LIMIT: Duration = Duration::from_secs(120 * 60);
 
