@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
     os::unix::{ffi::OsStrExt, fs::PermissionsExt, process::CommandExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
 };
@@ -94,7 +94,7 @@ fn an_upgraded_and_a_changed_package_s_program_are_told_apart() {
     skip_if!(missing_privilege());
     skip_if!(missing_program("dpkg-deb"));
     let pair = pair();
-    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
+    let server = udp_server(&pair);
     let _installed = Installed::install("1.0");
     expect_package(&send(&pair, &server), "1.0", true);
     let _upgraded = Installed::install("2.0");
@@ -111,6 +111,18 @@ print(os.getpid(), flush=True)
 if sys.argv[3] == 'stay':
     sys.stdin.read()
 ";
+
+fn udp_server(pair: &Pair) -> UdpServer {
+    UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap()
+}
+
+/// Writes the script to a folder; gives its path.
+fn write_beacon(folder: &Path) -> PathBuf {
+    let script = folder.join("beacon");
+    fs::write(&script, BEACON).unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    script
+}
 
 /// Runs the script by a relative path from its own folder.
 fn beacon(pair: &Pair, folder: &Path, to: SocketAddr, how: &str) -> Child {
@@ -134,12 +146,8 @@ fn expect_script(child: &mut Child) -> Event {
 fn a_script_behind_a_first_line_is_seen_with_its_hash() {
     skip_if!(missing_privilege());
     skip_if!(missing_program("python3"));
-    let pair = pair();
-    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
-    let folder = TempDir::new().unwrap();
-    let script = folder.path().join("beacon");
-    fs::write(&script, BEACON).unwrap();
-    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let (pair, folder) = (pair(), TempDir::new().unwrap());
+    let (server, script) = (udp_server(&pair), write_beacon(folder.path()));
     let hash = output_of(Command::new("sha256sum").arg(&script));
     let hash = hash.split(' ').next();
     let mut staying = beacon(&pair, folder.path(), server.addr, "stay");
@@ -163,12 +171,8 @@ fn a_script_behind_a_first_line_is_seen_with_its_hash() {
 fn a_script_that_ended_at_once_is_found_in_its_parent_s_folder() {
     skip_if!(missing_privilege());
     skip_if!(missing_program("python3"));
-    let pair = pair();
-    let server = UdpServer::start(&pair.far.namespace, pair.far.v4.into(), false).unwrap();
-    let folder = TempDir::new().unwrap();
-    let script = folder.path().join("beacon");
-    fs::write(&script, BEACON).unwrap();
-    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let (pair, folder) = (pair(), TempDir::new().unwrap());
+    let (server, script) = (udp_server(&pair), write_beacon(folder.path()));
     let mut shell = pair.near.namespace.command("sh");
     shell.args(["-c", &format!("./beacon {} {} end; read line", server.addr.ip(), server.addr.port())]);
     let mut shell = shell.current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
