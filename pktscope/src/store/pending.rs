@@ -78,6 +78,8 @@ pub(super) struct Pending {
     pub(super) state: HashMap<(StateTable, Arc<str>), Option<Vec<u8>>>,
     /// Newest row a name; new ones count against a bound of their own.
     pub(super) names: NewestNames,
+    /// When the first of these rows came.
+    pub(super) since: BootTime,
     pub(super) now: Moment,
 }
 
@@ -99,6 +101,9 @@ impl Pending {
     /// Takes a batch; rows beyond `room` more than there are now are refused and counted.
     pub(super) fn add(&mut self, batch: Batch<'_>, room: usize, refused: &mut Refused) {
         let bound = self.len().saturating_add(room);
+        if self.is_empty() {
+            self.since = batch.now.boot;
+        }
         self.now = batch.now;
         for effect in batch.effects {
             self.add_effect(effect, bound, refused);

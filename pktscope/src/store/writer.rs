@@ -224,7 +224,6 @@ impl Store {
             ids: Ids::with_hasher(IDS_KEPT, ahash::RandomState::default()),
             open_rollups: rollup::Open::default(),
             written_at,
-            last_batch: None,
             retention_at: BootTime::default(),
             _lock: lock,
         };
@@ -276,7 +275,6 @@ struct Writer {
     ids: Ids,
     open_rollups: rollup::Open,
     written_at: i64,
-    last_batch: Option<BootTime>,
     retention_at: BootTime,
     _lock: Lock,
 }
@@ -362,7 +360,6 @@ impl Writer {
         match &result {
             Ok(_) => {
                 self.written_at = written.at;
-                self.last_batch = Some(batch.now.boot);
             }
             Err(_) => {
                 // Ids of rows that were rolled back must not be used again.
@@ -425,14 +422,13 @@ impl Writer {
         Ok(counts)
     }
 
-    /// Whether flows end faster than is worth a row each.
+    /// Whether flows end faster than is worth a row each, by the time in which those of this batch were collected.
     fn is_rolling_up(&self, batch: &Pending) -> bool {
         let limit = f64::from(self.options.rollup_above_per_second);
-        let Some(last) = self.last_batch.filter(|_| limit != 0.0) else { return false };
-        let span = batch.now.boot.since(last).max(self.options.batch_interval / 2).as_secs_f64();
+        let span = batch.now.boot.since(batch.since).max(self.options.batch_interval).as_secs_f64();
         let short = batch.flows.values().filter(|pending| is_short(pending)).count() + batch.whole.len();
         let short = u32::try_from(short).unwrap_or(u32::MAX);
-        limit * span < f64::from(short)
+        limit != 0.0 && limit * span < f64::from(short)
     }
 
     /// Deletes what is too old or too much; an error is told and tried again.
