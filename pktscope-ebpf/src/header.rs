@@ -78,10 +78,40 @@ pub fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]>
     }
 }
 
+/// The first three words of a packet: where it begins with its IP header they are read where they lie, which costs a
+/// fraction of a call.
+#[inline(always)]
+fn head_words(skb: *mut __sk_buff, offset: u32) -> Option<[u64; 3]> {
+    let data = context!(skb, data) as usize as *const u8;
+    let end = context!(skb, data_end) as usize as *const u8;
+    // SAFETY: the loads are behind a comparison with the packet's end, which the verifier demands.
+    unsafe {
+        if offset != 0 || data.add(24) > end {
+            return load_words::<3>(skb, offset);
+        }
+        let words = data.cast::<u64>();
+        Some([words.read_unaligned(), words.add(1).read_unaligned(), words.add(2).read_unaligned()])
+    }
+}
+
+/// First byte of an IP header.
+#[inline(always)]
+fn first_byte(skb: *mut __sk_buff, offset: u32) -> Option<u8> {
+    let data = context!(skb, data) as usize as *const u8;
+    let end = context!(skb, data_end) as usize as *const u8;
+    // SAFETY: as above.
+    unsafe {
+        if offset != 0 || data.add(1) > end {
+            return load::<1>(skb, offset).map(|[first]| first);
+        }
+        Some(*data)
+    }
+}
+
 /// Reads both ends of a packet that starts at `offset` with its IP header.
 #[inline(always)]
 pub fn parse<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> Option<Layout> {
-    let [first] = load::<1>(skb, offset)?;
+    let first = first_byte(skb, offset)?;
     let layout = match first >> 4 {
         4 if first == PLAIN_V4 && parse_plain_v4::<W>(skb, offset, tuple) => return Some(PLAIN_V4_LAYOUT),
         4 => parse_v4::<W>(skb, offset, tuple)?,
@@ -151,7 +181,7 @@ const PLAIN_V4_LAYOUT: Layout = Layout { network_bytes: 20, is_v6: false };
 /// that stays.
 #[inline(always)]
 fn parse_plain_v4<W: Way>(skb: *mut __sk_buff, offset: u32, tuple: &mut Tuple) -> bool {
-    let Some(words) = load_words::<3>(skb, offset) else { return false };
+    let Some(words) = head_words(skb, offset) else { return false };
     let [_, protocol, _, _, s0, s1, s2, s3] = words[1].to_ne_bytes();
     let [d0, d1, d2, d3, p0, p1, p2, p3] = words[2].to_ne_bytes();
     if !begins_with_ports(protocol) {
