@@ -641,6 +641,62 @@ mod tests {
         assert_eq!(files.hash, expected);
     }
 
+    fn can_mount() -> bool {
+        Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success())
+    }
+
+    /// A copy of [`WAITS`] that runs on a mount of its own namespace, and the question about it.
+    fn on_private_mount(program: &Path) -> (Living, ProcessLookup) {
+        let script = "mount -t tmpfs none \"$1\" && cp \"$2\" \"$0\" && exec \"$0\"";
+        let mut run = Command::new("unshare");
+        run.args(["--mount", "sh", "-c", script]).args([program, program.parent().unwrap(), Path::new(WAITS)]);
+        let process = Living::waiting(&mut run);
+        let inside = PathBuf::from(format!("/proc/{}/root{}", process.0.id(), program.display()));
+        let (filename, file) = (program.to_str().unwrap().into(), Some(file_id(&inside)));
+        let question = ProcessLookup { key: process.key(), filename, file, ..Default::default() };
+        (process, question)
+    }
+
+    /// The mounts of a namespace go with its last process, and a file on one of them is then shown as below that mount's own
+    /// root.
+    #[test]
+    fn a_program_on_a_private_mount_that_went_with_it_keeps_its_path() {
+        if !can_mount() {
+            return;
+        }
+        let mut bench = Bench::new();
+        let program = bench.folder.path().canonicalize().unwrap().join("private");
+        let (process, question) = on_private_mount(&program);
+        let expected = sha256sum(Path::new(WAITS));
+        assert_eq!(path_of(&bench.ask_quick(question.clone())), program);
+        drop(process);
+        let (quick, files) = bench.ask(question.clone());
+        assert_eq!((path_of(&quick), &quick.missing), (program.as_path(), &None));
+        assert_eq!(files.hash, expected);
+        let (quick, files) = Bench::new().ask(question);
+        assert_eq!(quick.executable, None, "nothing leads there any more");
+        assert!(quick.missing.unwrap().contains("ended before"));
+        assert!(matches!(files.hash, Some(ImageHash::Unreadable(_))), "{:?}", files.hash);
+    }
+
+    #[test]
+    fn a_program_whose_mount_was_taken_away_keeps_its_path() {
+        if !can_mount() {
+            return;
+        }
+        let mut bench = Bench::new();
+        let program = bench.folder.path().canonicalize().unwrap().join("unmounted");
+        let (process, question) = on_private_mount(&program);
+        let mut unmount = Command::new("nsenter");
+        unmount.args(["--mount", "--target", &process.0.id().to_string(), "umount", "-l"]).arg(bench.folder.path());
+        assert!(unmount.status().unwrap().success());
+        let link = fs::read_link(format!("/proc/{}/exe", process.0.id())).unwrap();
+        assert_eq!(link, Path::new("/unmounted"), "what the kernel says");
+        let (quick, files) = bench.ask(question);
+        assert_eq!(path_of(&quick), program);
+        assert_eq!(files.hash, sha256sum(Path::new(WAITS)));
+    }
+
     #[test]
     fn a_file_that_was_changed_after_it_ran_is_not_what_ran() {
         let mut bench = Bench::new();

@@ -54,7 +54,7 @@ pub struct OpenFile {
     place: OwnedFd,
     /// What its content depended on when it was opened.
     pub stamp: FileStamp,
-    /// Its path, without the mark of a deleted file.
+    /// Its path when it was opened first, without the mark of a deleted file.
     pub path: Arc<str>,
     /// Whether no name in a folder leads to it any more.
     pub is_deleted: bool,
@@ -72,7 +72,8 @@ impl OpenFile {
         Self::from_place(openat2(folder, path.as_ref(), PLACE, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?)
     }
 
-    /// Takes a file that was opened with `O_PATH`.
+    /// Takes a file that was opened with `O_PATH`; its path is read, which is whole only while its mount is one of a mount
+    /// namespace: else it starts at that mount's own root (fs/d_path.c, prepend_path).
     pub fn from_place(place: OwnedFd) -> io::Result<Self> {
         let stat = fstat(&place)?;
         match FileType::from_raw_mode(stat.st_mode) {
@@ -87,9 +88,11 @@ impl OpenFile {
         Ok(Self { stamp: stamp_of(&stat), path: path.into(), is_deleted, place })
     }
 
-    /// Another opening of the same file.
+    /// Another opening of the same file, as it is now but for its path: its mount may be gone.
     pub fn open_again(&self) -> io::Result<Self> {
-        Self::from_place(self.place.try_clone()?)
+        let place = self.place.try_clone()?;
+        let stat = fstat(&place)?;
+        Ok(Self { stamp: stamp_of(&stat), path: self.path.clone(), is_deleted: stat.st_nlink == 0, place })
     }
 
     /// Opens it for reading.

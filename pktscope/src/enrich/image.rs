@@ -62,9 +62,12 @@ pub fn find(question: &ProcessLookup, around: &Surroundings<'_>, seen: &mut Seen
 }
 
 fn living(question: &ProcessLookup, own: &ProcessFolder) -> Result<Found, String> {
-    let file = own.image().map_err(|error| describe_failure(&error))?;
+    let mut file = own.image().map_err(|error| describe_failure(&error))?;
     if question.file.is_some_and(|wanted| file.compare(wanted) == Match::Different) {
         return Err("the process ran another program before it could be looked at".to_owned());
+    }
+    if let Some(path) = path_before_unmounting(&file, question, own) {
+        file.path = path;
     }
     let missing = match (file.is_deleted, file.path.starts_with(MEMFD)) {
         (true, true) => Some("executable: a file in memory (memfd) that no path leads to".to_owned()),
@@ -72,6 +75,16 @@ fn living(question: &ProcessLookup, own: &ProcessFolder) -> Result<Found, String
         (false, _) => None,
     };
     Ok(Found { path: Some(file.path.clone()), file: Some(file), missing })
+}
+
+/// The path of a running file whose mount was taken away (`umount -l`): what is left of it is the end of the one that was
+/// known before or that exec was given, and leads to another file or none.
+fn path_before_unmounting(file: &OpenFile, question: &ProcessLookup, own: &ProcessFolder) -> Option<Arc<str>> {
+    let is_longer =
+        |path: &&Arc<str>| path.starts_with('/') && path.len() > file.path.len() && path.ends_with(&*file.path);
+    let whole = [&question.executable, &question.filename].into_iter().find(is_longer)?;
+    let is_whole = own.open(&*file.path).is_ok_and(|found| found.stamp.id == file.stamp.id);
+    (!is_whole).then(|| whole.clone())
 }
 
 fn describe_failure(error: &io::Error) -> String {
@@ -169,10 +182,9 @@ fn open_everywhere(name: &OsStr, around: &Surroundings<'_>) -> Vec<OpenFile> {
         return Vec::new();
     }
     if !name.as_bytes().starts_with(b"/") {
-        let folder = around.parent.and_then(|parent| parent.working_directory().ok());
-        return folder.and_then(|folder| OpenFile::open_in_folder(folder, name).ok()).into_iter().collect();
+        return around.parent.and_then(|parent| parent.open_relative(name).ok()).into_iter().collect();
     }
-    let in_parents = || around.parent.and_then(|parent| OpenFile::open_in_root(parent.root().ok()?, name).ok());
+    let in_parents = || around.parent.and_then(|parent| parent.open(name).ok());
     let on_host = OpenFile::open_in_root(around.host_root, name).ok();
     on_host.into_iter().chain(in_parents()).collect()
 }

@@ -6,6 +6,7 @@
 use std::{
     io::{self, Read},
     os::fd::OwnedFd,
+    path::Path,
     sync::Arc,
 };
 
@@ -116,12 +117,29 @@ impl ProcessFolder {
 
     /// Its image.
     pub fn image(&self) -> io::Result<OpenFile> {
-        OpenFile::from_place(self.place("exe")?)
+        self.if_there(OpenFile::from_place(self.place("exe")?)?)
     }
 
     /// One of its open files.
     pub fn descriptor(&self, number: u32) -> io::Result<OpenFile> {
-        OpenFile::from_place(self.place(&format!("fd/{number}"))?)
+        self.if_there(OpenFile::from_place(self.place(&format!("fd/{number}"))?)?)
+    }
+
+    /// Opens a path as it would whose root directory is its own.
+    pub fn open(&self, path: impl AsRef<Path>) -> io::Result<OpenFile> {
+        self.if_there(OpenFile::open_in_root(self.root()?, path)?)
+    }
+
+    /// Opens a path relative to its working directory.
+    pub fn open_relative(&self, path: impl AsRef<Path>) -> io::Result<OpenFile> {
+        self.if_there(OpenFile::open_in_folder(self.working_directory()?, path)?)
+    }
+
+    /// A file that was opened through it, where its path is whole: a process lets go of its root before it leaves its mount
+    /// namespace (kernel/exit.c, do_exit), so that namespace was there as long as the root can be opened.
+    pub fn if_there(&self, file: OpenFile) -> io::Result<OpenFile> {
+        let ended = |_| io::Error::other("the process ended while it was looked at");
+        self.root().map(|_| file).map_err(ended)
     }
 
     /// Its working directory.

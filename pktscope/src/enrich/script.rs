@@ -99,25 +99,24 @@ impl Search<'_> {
     }
 
     fn open_absolute(&self, path: &str) -> io::Result<OpenFile> {
-        let root = self.around.own.or(self.around.parent).map(|process| process.root());
-        match root {
-            Some(Ok(root)) => OpenFile::open_in_root(root, path),
-            _ => OpenFile::open_in_root(self.around.host_root, path),
+        let process = self.around.own.or(self.around.parent).filter(|process| process.root().is_ok());
+        match process {
+            Some(process) => process.open(path),
+            None => OpenFile::open_in_root(self.around.host_root, path),
         }
     }
 
     /// Opens a relative path; links in it that lead to the root end at the process's own root, where its folder's path can
     /// be followed from there.
     fn open_in_working_directory(&mut self, path: &str, process: &ProcessFolder) -> io::Result<OpenFile> {
-        let from_root =
-            || OpenFile::open_in_root(process.root()?, format!("{}/{path}", process.working_directory_path()?));
+        let from_root = || process.open(format!("{}/{path}", process.working_directory_path()?));
         let folder = process.working_directory();
         if let (Some(id), Ok(folder), Ok(path)) = (self.question.folder, &folder, process.working_directory_path())
             && is_folder(folder, id)
         {
             self.seen.remember_folder(id, path);
         }
-        from_root().or_else(|_| OpenFile::open_in_folder(folder?, path))
+        from_root().or_else(|_| process.open_relative(path))
     }
 
     /// Opens a relative path of a process that has ended, from the folder that the kernel says it was run from: its
@@ -129,7 +128,11 @@ impl Search<'_> {
         let parents = self.around.parent.and_then(|parent| parent.working_directory().ok());
         let folders = parents.into_iter().chain(seen);
         let folder = folders.into_iter().find(|folder| is_folder(folder, wanted)).ok_or_else(ended)?;
-        OpenFile::open_in_folder(folder, path)
+        let file = OpenFile::open_in_folder(folder, path)?;
+        match self.around.parent {
+            Some(parent) => parent.if_there(file),
+            None => Ok(file),
+        }
     }
 }
 
