@@ -64,6 +64,7 @@ fields! {
     SockBoundPort = "sock"."__sk_common.skc_num",
     SockRemotePort = "sock"."__sk_common.skc_dport",
     SkbLength = "sk_buff"."len",
+    SkbInterface = "sk_buff"."skb_iif",
     SkbControl = "sk_buff"."cb",
     SkbNetworkHeader = "sk_buff"."network_header",
     SkbTransportHeader = "sk_buff"."transport_header",

@@ -212,7 +212,15 @@ pub struct LingerRecord {
     pub header: RecordHeader,
     /// Cookie of the socket that is gone.
     pub cookie: u64,
-    /// What the kernel sent, and as received the FINs that it answers.
+    /// Network namespace cookie; 0 where not known.
+    pub netns: u64,
+    /// The connection.
+    pub tuple: Tuple,
+    /// Interface of the packet.
+    pub interface: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// What the kernel sent, and received: FINs, which it answers, or a reset.
     pub counts: Counts,
 }
 
@@ -224,4 +232,4 @@ const _: () = assert!(size_of::<ExecRecord>() == 920);
 const _: () = assert!(size_of::<ForkRecord>() == 80);
 const _: () = assert!(size_of::<ExitRecord>() == 32);
 const _: () = assert!(size_of::<PayloadHeader>() == 104);
-const _: () = assert!(size_of::<LingerRecord>() == 72);
+const _: () = assert!(size_of::<LingerRecord>() == 128);

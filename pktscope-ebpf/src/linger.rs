@@ -25,8 +25,9 @@ use crate::{
 const AF_INET6: u16 = 10;
 /// `TCP_TIME_WAIT` of include/net/tcp_states.h, also the state of a FIN_WAIT2 that TIME_WAIT holds.
 const TCP_TIME_WAIT: u8 = 6;
-/// `TCPHDR_FIN` of include/net/tcp.h.
+/// `TCPHDR_FIN` and `TCPHDR_RST` of include/net/tcp.h.
 const TCP_FIN: u8 = 1;
+const TCP_RST: u8 = 1 << 2;
 
 /// A packet is dropped: counts it for the connection whose TIME_WAIT it met.
 #[inline(always)]
@@ -52,13 +53,19 @@ pub fn taken_in(skb: Kernel, sk: Kernel) {
     }
 }
 
-/// Reports a FIN for the connection that waits for it, which has handed its cookie on (net/ipv4/inet_timewait_sock.c,
-/// `inet_twsk_alloc`). Nothing else would be taken for its answer, so the agent tells whose it is, and which is the first.
+/// Reports a FIN or a reset for the connection that it meets, which has handed its cookie on
+/// (net/ipv4/inet_timewait_sock.c, `inet_twsk_alloc`). Nothing else would be taken for its answer, so the agent tells
+/// whose it is. A FIN that comes again is answered again, a reset never (net/ipv4/tcp_minisocks.c,
+/// `tcp_timewait_state_process`).
 #[inline(always)]
 fn received_silently(skb: Kernel, sk: Kernel) {
     let cookie: u64 = kernel::read(sk, Field::SockCookie);
-    if cookie != 0 && has_fin(skb) {
-        tell(cookie, segment(skb));
+    let flags: u8 = control(skb, Field::TcpControlFlags);
+    if cookie == 0 {
+        return;
+    }
+    if flags & (TCP_FIN | TCP_RST) != 0 {
+        tell(cookie, &key_of(sk), segment(skb), flags & TCP_RST == 0);
     }
 }
 
@@ -75,22 +82,26 @@ fn received(skb: Kernel, key: &PeerKey) {
         return;
     }
     let cookie = place.cookie;
-    if tell(cookie, segment(skb)) {
+    if tell(cookie, key, segment(skb), true) {
         // Nobody else removes it before its time; where it is gone, so be it.
         let _ = PEERS.remove(key);
     }
 }
 
-/// Reports the FIN of `received` bytes and the ACK that answers it, which has the same headers and no payload.
+/// Reports a segment, and the ACK that answers a FIN, which has the same headers and no payload.
 #[inline(always)]
-fn tell(cookie: u64, segment: Segment) -> bool {
+fn tell(cookie: u64, key: &PeerKey, segment: Segment, is_answered: bool) -> bool {
     emit::record_or_keep::<LingerRecord>(cookie, Counter::LingerRingFull, |slot| {
         slot.write(LingerRecord {
             header: emit::header::<LingerRecord>(RecordKind::Linger),
             cookie,
+            netns: key.netns,
+            tuple: key.tuple,
+            interface: segment.interface,
+            reserved: 0,
             counts: Counts {
-                sent_bytes: u64::from(segment.header_bytes),
-                sent_packets: 1,
+                sent_bytes: if is_answered { u64::from(segment.header_bytes) } else { 0 },
+                sent_packets: u64::from(is_answered),
                 received_bytes: u64::from(segment.bytes),
                 received_packets: 1,
                 sent_header_bytes: 0,
@@ -100,11 +111,12 @@ fn tell(cookie: u64, segment: Segment) -> bool {
     })
 }
 
-/// Sizes of a segment, IP header included.
+/// Sizes of a segment, IP header included, and where it came from.
 #[derive(Clone, Copy)]
 struct Segment {
     bytes: u32,
     header_bytes: u32,
+    interface: u32,
 }
 
 /// Measures a segment that TCP has pulled the IP header off.
@@ -115,7 +127,8 @@ fn segment(skb: Kernel) -> Segment {
     let bytes = kernel::read::<u32>(skb, Field::SkbLength) + u32::from(transport.wrapping_sub(network));
     // A FIN takes one place of the sequence.
     let span = control::<u32>(skb, Field::TcpControlEnd).wrapping_sub(control::<u32>(skb, Field::TcpControlSequence));
-    Segment { bytes, header_bytes: bytes.wrapping_sub(span.wrapping_sub(1)) }
+    let interface = kernel::read(skb, Field::SkbInterface);
+    Segment { bytes, header_bytes: bytes.wrapping_sub(span.wrapping_sub(1)), interface }
 }
 
 /// A field of TCP's part of the packet's control block (include/net/tcp.h, `TCP_SKB_CB`).

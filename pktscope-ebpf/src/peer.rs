@@ -126,7 +126,7 @@ pub fn place_kernel(skb: *mut __sk_buff, key: &mut PeerKey, size: Size) -> Place
         if peer.flags & flags::LINGERS == 0 {
             return place(peer);
         }
-        lingered(key, peer, size);
+        lingered(skb, key, peer, size);
         return NOWHERE;
     }
     let mut fresh = fresh(skb, key, None, flags::KERNEL);
@@ -163,13 +163,21 @@ fn note_sent<W: Way>(state: &mut SocketState, bits: u32) {
 /// Reports the ACK that TIME_WAIT sends. The FIN that it answers was never shown to a program
 /// (net/ipv4/tcp_ipv4.c, `tcp_v4_rcv`: TIME_WAIT is handled before the filter), but has the same headers.
 #[inline(always)]
-fn lingered(key: &PeerKey, peer: &PeerState, size: Size) {
-    let (cookie, bytes) = (peer.cookie, size.bytes);
+fn lingered(skb: *mut __sk_buff, key: &PeerKey, peer: &PeerState, size: Size) {
+    let (cookie, bytes, interface) = (peer.cookie, size.bytes, context!(skb, ifindex));
     let mut counts: Counts = kernel::zeroed();
     (counts.sent_bytes, counts.sent_packets) = (bytes, 1);
     (counts.received_bytes, counts.received_packets) = (bytes, 1);
     let is_told = emit::record_or_keep::<LingerRecord>(cookie, Counter::LingerRingFull, |slot| {
-        slot.write(LingerRecord { header: emit::header::<LingerRecord>(RecordKind::Linger), cookie, counts });
+        slot.write(LingerRecord {
+            header: emit::header::<LingerRecord>(RecordKind::Linger),
+            cookie,
+            netns: key.netns,
+            tuple: key.tuple,
+            interface,
+            reserved: 0,
+            counts,
+        });
     });
     if is_told {
         // Nobody else removes it before its time; where it is gone, so be it.

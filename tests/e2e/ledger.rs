@@ -1,13 +1,13 @@
 //! The ledger, against the interfaces of a namespace that has nothing but the test's own traffic.
 
-use std::time::Duration;
+use std::{fs, io::Read, net::TcpListener, time::Duration};
 
 use pktscope_tests::{
     agent::{Agent, AgentOptions},
     event::Event,
     flow::DEADLINE,
-    machine::{missing_privilege, older_than},
-    namespace::{Namespace, Pair},
+    machine::{missing_privilege, missing_program, older_than, output_of},
+    namespace::{Family, Namespace, Pair},
     server::{RawServer, TcpServer, UdpServer},
     skip_if,
     traffic::Traffic,
@@ -86,6 +86,41 @@ fn ordinary_traffic_is_explained_to_the_byte() {
     let (tx, rx) = settle(&agent, &pair);
     let counted = pair.near.counters();
     assert_eq!((tx.interface, rx.interface), (counted.sent_bytes, counted.received_bytes));
+    assert_eq!((tx.explained(), tx.unknown), (counted.sent_bytes, 0), "{tx:?}");
+    assert_eq!((rx.explained(), rx.unknown), (counted.received_bytes, 0), "{rx:?}");
+}
+
+/// A connection that its opener leaves first, and whose last ACK the other side does not hear at once.
+fn leave_unheard(pair: &Pair, family: Family) {
+    let listener = pair.far.namespace.run(|| TcpListener::bind((pair.far.addr(family), 0))).unwrap();
+    Traffic::new(&pair.near.namespace, &format!("tcp --to {} --leave", listener.local_addr().unwrap())).run().unwrap();
+    let (mut left, _) = listener.accept().unwrap();
+    left.read_to_end(&mut Vec::new()).unwrap();
+    let nft = |rules: &str| output_of(pair.far.namespace.command("nft").arg(rules));
+    nft("add table inet loss; add chain inet loss in { type filter hook prerouting priority -300; policy drop; }");
+    let before = pair.near.counters().received_packets;
+    drop((left, listener));
+    let has_come_again = || (before + 2 <= pair.near.counters().received_packets).then_some(());
+    wait_until(DEADLINE, has_come_again).expect("the FIN comes again");
+    nft("delete table inet loss");
+    // Until no socket is left that would send it once more: a line for each below the first.
+    let table = format!("/proc/thread-self/net/tcp{}", if family == Family::V6 { "6" } else { "" });
+    let sockets = || pair.far.namespace.run(|| fs::read_to_string(&table)).unwrap();
+    wait_until(DEADLINE, || (sockets().lines().count() == 1).then_some(())).expect("the other side hears the ACK");
+}
+
+#[test]
+fn a_fin_that_time_wait_gets_again_is_its_connection_s() {
+    skip_if!(missing_privilege());
+    skip_if!(missing_program("nft"));
+    // Before, what TIME_WAIT gets again is not seen, and its answer is the kernel's.
+    skip_if!(older_than(6, 13));
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    leave_unheard(&pair, Family::V4);
+    leave_unheard(&pair, Family::V6);
+    let (tx, rx) = settle(&agent, &pair);
+    let counted = pair.near.counters();
     assert_eq!((tx.explained(), tx.unknown), (counted.sent_bytes, 0), "{tx:?}");
     assert_eq!((rx.explained(), rx.unknown), (counted.received_bytes, 0), "{rx:?}");
 }

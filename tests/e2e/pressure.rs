@@ -139,8 +139,8 @@ fn a_full_ring_loses_no_end_of_a_socket() {
     }
 }
 
-/// Whether every connection has ended and its bytes are told, but for one in a hundred: a FIN that TIME_WAIT gets again it
-/// answers without a hook, and resets that nobody receives pass none.
+/// Whether every connection has ended and its bytes are told, but for one in a hundred: a FIN that TIME_WAIT gets again, its
+/// answer and what that meets come after the flow's end, and are in the ledger alone.
 fn is_all_told(agent: &Agent, host: &Host, side: Side) -> bool {
     let flows = newest(agent, host, Family::V4, side);
     let sum: Volume = flows.iter().map(Event::volume).sum();

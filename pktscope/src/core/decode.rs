@@ -43,20 +43,7 @@ pub enum Record {
     /// The end of a TCP socket whose connection TIME_WAIT goes on with: a [`Record::Lingered`] may follow.
     Lingering(SocketReport),
     /// What TIME_WAIT sent and received.
-    Lingered(Lingered),
-}
-
-/// What TIME_WAIT sent, and received, for a connection whose socket is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lingered {
-    /// When.
-    pub at: BootTime,
-    /// Cookie of the socket that is gone.
-    pub cookie: u64,
-    /// Sent by this side.
-    pub sent: Volume,
-    /// Received by this side, inferred: a FIN for each ACK sent.
-    pub received: Volume,
+    Lingered(SocketReport),
 }
 
 /// Reads a record of the ring buffer.
@@ -205,10 +192,13 @@ fn socket(mut reader: Reader<'_>, at: BootTime, is_closed: IsClosed) -> Result<R
 }
 
 fn lingered(mut reader: Reader<'_>, at: BootTime) -> Result<Record, DecodeError> {
-    let (cookie, counts) = (reader.u64()?, reader.counts()?);
-    let sent = Volume { ip_bytes: counts.sent_bytes, packets: counts.sent_packets, payload_bytes: 0 };
-    let received = Volume { ip_bytes: counts.received_bytes, packets: counts.received_packets, payload_bytes: 0 };
-    Ok(Record::Lingered(Lingered { at, cookie, sent, received }))
+    let (cookie, netns, tuple) = (reader.u64()?, reader.u64()?, reader.tuple()?);
+    let (interface, _reserved, counts) = (reader.u32()?, reader.u32()?, reader.counts()?);
+    let about = About { cookie, netns, started_at: at, interface, flags: 0, method: 0, icmp: [0; 2] };
+    let nobody = state::Stamp::default();
+    let mut report = report(&about, &tuple, &counts, [&nobody, &nobody]);
+    (report.scope, report.is_closed, report.unknown) = (SocketScope::TimeWait, true, None);
+    Ok(Record::Lingered(report))
 }
 
 /// What a socket's and a peer's record have in common beside tuple, counts and stamps.

@@ -161,6 +161,8 @@ pub enum SocketScope {
     Overflow,
     /// A kernel socket's packets, after or beside any process's socket.
     Kernel,
+    /// What TIME_WAIT sent and received for a connection whose socket is gone: the connection's, or nobody's.
+    TimeWait,
     /// IP packets that a packet socket sent as frames.
     Frames,
     /// Frames of a packet socket that hold no IP packet: for the ledger only, the tuple is unspecified.

@@ -115,6 +115,7 @@ const LINGER_FIELDS: &[Field] = &[
     Field::SockBoundAddr6,
     Field::SockRemoteAddr6,
     Field::SkbControl,
+    Field::SkbInterface,
     Field::SkbNetworkHeader,
     Field::SkbTransportHeader,
     Field::TcpControlSequence,

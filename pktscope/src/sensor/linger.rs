@@ -3,14 +3,15 @@
 //! Where this side closes first, its socket is replaced by a TIME_WAIT one before the other side's FIN comes. That FIN
 //! and the ACK to it belong to the connection, but no program sees the one, and the other leaves by a socket of the
 //! kernel. So the report of the end is held until the kernel tells of the ACK, at most [`HOLD`]. It may tell so before the
-//! end: TIME_WAIT takes over a moment before the socket dies, and another processor may be quicker.
+//! end: TIME_WAIT takes over a moment before the socket dies, and another processor may be quicker. What it tells of
+//! besides, of a FIN that comes late or again, or of a reset, is reported apart.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::{VecDeque, hash_map::Entry};
+use std::time::Duration;
 
 use ahash::{AHashMap, AHashSet};
 
 use crate::core::{
-    decode::Lingered,
     event::{Event, SocketReport, SocketScope},
     flow::{Endpoint, Transport, Volume},
     time::BootTime,
@@ -18,68 +19,87 @@ use crate::core::{
 
 /// How long an end is held: the other side closes right away, or at its own leisure.
 const HOLD: Duration = Duration::from_secs(1);
-/// How long the kernel waits for the other side's FIN (include/net/tcp.h, `TCP_TIMEWAIT_LEN`, `TCP_FIN_TIMEOUT`).
-const FORGET: Duration = Duration::from_secs(61);
-/// Connections remembered at most; an end that finds no place is reported as it is.
+/// Ends held at most; one that finds no place is reported as it is.
 const MAX_HELD: usize = 65_536;
-/// How long a FIN is remembered that no end is held for: another processor is about to write that record, or the ring was
-/// full and it is kept until the next sweep.
-const AWAIT_END: Duration = Duration::from_secs(5);
-/// Such FINs remembered at most.
+/// How long what TIME_WAIT tells waits for its end: another processor is about to write that record. Ends that the ring had
+/// no room for are read before it is looked at.
+const AWAIT_END: Duration = Duration::from_secs(1);
+/// Connections of which so much waits at most; the first is reported apart before its time.
 const MAX_EARLY: usize = 16_384;
+/// Connections remembered whose end is told: a FIN comes again after some milliseconds, or a fifth of a second
+/// (net/ipv4/tcp_timer.c, `TCP_RTO_MIN`), or hardly ever.
+const MAX_ENDED: usize = 4_096;
 
-struct Held {
-    report: SocketReport,
-    is_reported: bool,
-}
-
-/// Ends that are held, and those reported whose FIN has not come.
+/// Ends that are held, and what came before its end.
 #[derive(Default)]
 pub(super) struct Lingering {
-    by_cookie: AHashMap<u64, Held>,
-    /// In the order of their ends: those still held, and those only remembered.
+    by_cookie: AHashMap<u64, SocketReport>,
+    /// In the order of their ends.
     held: VecDeque<(BootTime, u64)>,
-    remembered: VecDeque<(BootTime, u64)>,
-    /// What came before its end, and FINs that came again; in the order of their coming.
-    early: AHashMap<u64, Lingered>,
+    early: AHashMap<u64, SocketReport>,
+    /// In the order of its coming.
     awaiting: VecDeque<(BootTime, u64)>,
+    /// Cookies of connections whose end was told last. Few are asked for, so they have no index.
+    ended: VecDeque<u64>,
 }
 
 impl Lingering {
+    /// Passes on what needs no TIME_WAIT of this side, or may be followed by what one tells.
+    pub(super) fn pass(&mut self, event: Event, events: &mut Vec<Event>) {
+        match event {
+            Event::Socket(report) if report.is_closed && report.transport == Transport::TCP => {
+                self.tell(report, events)
+            }
+            other => events.push(other),
+        }
+    }
+
+    /// Tells an end.
+    fn tell(&mut self, end: SocketReport, events: &mut Vec<Event>) {
+        if self.ended.len() == MAX_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(end.cookie);
+        events.push(Event::Socket(end));
+    }
+
     /// Holds a socket's end, unless its FIN is there already.
     pub(super) fn hold(&mut self, mut report: SocketReport, events: &mut Vec<Event>) {
         if let Some(early) = self.early.remove(&report.cookie) {
             join(&mut report, &early);
-            return events.push(Event::Socket(report));
+            return self.tell(report, events);
         }
         if self.by_cookie.len() >= MAX_HELD {
-            return events.push(Event::Socket(report));
+            return self.tell(report, events);
         }
         self.held.push_back((report.at, report.cookie));
-        self.by_cookie.insert(report.cookie, Held { report, is_reported: false });
+        self.by_cookie.insert(report.cookie, report);
     }
 
-    /// Adds what TIME_WAIT sent and received: to the end where it is still held, else as a report of its own.
-    pub(super) fn settle(&mut self, lingered: &Lingered, events: &mut Vec<Event>) {
-        let Some(Held { mut report, is_reported }) = self.by_cookie.remove(&lingered.cookie) else {
-            return self.remember(lingered);
+    /// Adds what TIME_WAIT sent and received to the end that is held for it, or keeps it for the end that will come; it is
+    /// reported apart where that was told already.
+    pub(super) fn settle(&mut self, lingered: SocketReport, events: &mut Vec<Event>) {
+        let Some(mut end) = self.by_cookie.remove(&lingered.cookie) else {
+            if self.ended.iter().rev().any(|cookie| *cookie == lingered.cookie) {
+                return events.push(Event::Socket(lingered));
+            }
+            return self.remember(lingered, events);
         };
-        if is_reported {
-            report.scope = SocketScope::Peer;
-            report.started_at = lingered.at;
-            (report.sent, report.received) = (Volume::default(), Volume::default());
-            report.segment_header_bytes = [0; 2];
-        }
-        join(&mut report, lingered);
-        events.push(Event::Socket(report));
+        join(&mut end, &lingered);
+        self.tell(end, events);
     }
 
-    fn remember(&mut self, lingered: &Lingered) {
-        if self.early.insert(lingered.cookie, *lingered).is_none() {
-            self.awaiting.push_back((lingered.at, lingered.cookie));
+    fn remember(&mut self, lingered: SocketReport, events: &mut Vec<Event>) {
+        match self.early.entry(lingered.cookie) {
+            Entry::Occupied(mut known) => add_all(known.get_mut(), &lingered),
+            Entry::Vacant(room) => {
+                self.awaiting.push_back((lingered.at, lingered.cookie));
+                room.insert(lingered);
+            }
         }
         while MAX_EARLY < self.awaiting.len() {
-            self.awaiting.pop_front().and_then(|(_, cookie)| self.early.remove(&cookie));
+            let oldest = self.awaiting.pop_front().and_then(|(_, cookie)| self.early.remove(&cookie));
+            events.extend(oldest.map(Event::Socket));
         }
     }
 
@@ -90,35 +110,27 @@ impl Lingering {
         if answered.is_empty() {
             return;
         }
-        let mut ends = Vec::new();
+        let (mut told, mut ends) = (Vec::new(), Vec::new());
         self.held.retain(|&(_, cookie)| {
-            let Some(held) = self.by_cookie.get_mut(&cookie) else { return false };
-            let is_answered = answered.contains(&(held.report.local, held.report.remote));
+            let Entry::Occupied(held) = self.by_cookie.entry(cookie) else { return false };
+            let is_answered = answered.contains(&(held.get().local, held.get().remote));
             if is_answered {
-                held.is_reported = true;
-                self.remembered.push_back((held.report.at, cookie));
-                ends.push(Event::Socket(held.report.clone()));
+                told.push(held.remove());
             }
             !is_answered
         });
+        told.into_iter().for_each(|end| self.tell(end, &mut ends));
         ends.append(events);
         *events = ends;
     }
 
-    /// Reports the ends that were held for long enough by `now`, and forgets those whose FIN can come no more.
+    /// Reports the ends that were held for long enough by `now`, and what has waited for its end in vain.
     pub(super) fn expire(&mut self, now: BootTime, events: &mut Vec<Event>) {
         while let Some(cookie) = pop_older(&mut self.held, now, HOLD) {
-            if let Some(held) = self.by_cookie.get_mut(&cookie) {
-                held.is_reported = true;
-                self.remembered.push_back((held.report.at, cookie));
-                events.push(Event::Socket(held.report.clone()));
-            }
-        }
-        while let Some(cookie) = pop_older(&mut self.remembered, now, FORGET) {
-            self.by_cookie.remove(&cookie);
+            self.by_cookie.remove(&cookie).into_iter().for_each(|end| self.tell(end, events));
         }
         while let Some(cookie) = pop_older(&mut self.awaiting, now, AWAIT_END) {
-            self.early.remove(&cookie);
+            events.extend(self.early.remove(&cookie).map(Event::Socket));
         }
     }
 
@@ -139,13 +151,18 @@ fn answered_by_kernel(event: &Event) -> Option<(Endpoint, Endpoint)> {
 }
 
 /// Adds to an end what TIME_WAIT sent and received after it, or at the same time.
-fn join(report: &mut SocketReport, lingered: &Lingered) {
-    report.at = report.at.max(lingered.at);
-    add(&mut report.sent, &lingered.sent);
-    add(&mut report.received, &lingered.received);
-    if let Some(tcp) = &mut report.tcp {
-        tcp.has_fin_received = true;
+fn join(end: &mut SocketReport, lingered: &SocketReport) {
+    add_all(end, lingered);
+    if let Some(tcp) = &mut end.tcp {
+        // A FIN is answered, a reset is not.
+        tcp.has_fin_received |= lingered.sent.packets != 0;
     }
+}
+
+fn add_all(total: &mut SocketReport, more: &SocketReport) {
+    total.at = total.at.max(more.at);
+    add(&mut total.sent, &more.sent);
+    add(&mut total.received, &more.received);
 }
 
 fn add(total: &mut Volume, more: &Volume) {
@@ -194,9 +211,9 @@ mod tests {
         }
     }
 
-    fn ack(cookie: u64, at: u64) -> Lingered {
+    fn ack(cookie: u64, at: u64) -> SocketReport {
         let volume = Volume { ip_bytes: 52, packets: 1, payload_bytes: 0 };
-        Lingered { at: BootTime(at), cookie, sent: volume, received: volume }
+        SocketReport { scope: SocketScope::TimeWait, sent: volume, received: volume, ..end(cookie, at) }
     }
 
     fn sent(events: &[Event]) -> Vec<(SocketScope, u64, u64)> {
@@ -212,7 +229,7 @@ mod tests {
         let (mut lingering, mut events) = (Lingering::default(), Vec::new());
         lingering.hold(end(1, 10), &mut events);
         assert!(events.is_empty());
-        lingering.settle(&ack(1, 20), &mut events);
+        lingering.settle(ack(1, 20), &mut events);
         assert_eq!(sent(&events), [(SocketScope::Primary, 152, 112)]);
         lingering.flush(&mut events);
         assert_eq!(events.len(), 1);
@@ -221,13 +238,25 @@ mod tests {
     #[test]
     fn a_fin_may_come_before_the_end() {
         let (mut lingering, mut events) = (Lingering::default(), Vec::new());
-        lingering.settle(&ack(1, 9), &mut events);
+        lingering.settle(ack(1, 9), &mut events);
         assert!(events.is_empty());
         lingering.hold(end(1, 10), &mut events);
         assert_eq!(sent(&events), [(SocketScope::Primary, 152, 112)]);
-        lingering.settle(&ack(1, 20), &mut events);
         lingering.flush(&mut events);
-        assert_eq!(events.len(), 1, "a FIN that comes again is no other");
+        assert_eq!(events.len(), 1);
+    }
+
+    #[test]
+    fn a_fin_that_comes_again_is_answered_again() {
+        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
+        lingering.settle(ack(1, 9), &mut events);
+        lingering.settle(ack(1, 10), &mut events);
+        lingering.hold(end(1, 11), &mut events);
+        lingering.settle(ack(1, 20), &mut events);
+        lingering.settle(ack(1, 30), &mut events);
+        lingering.flush(&mut events);
+        let again = (SocketScope::TimeWait, 52, 52);
+        assert_eq!(sent(&events), [(SocketScope::Primary, 204, 164), again, again]);
     }
 
     #[test]
@@ -248,12 +277,13 @@ mod tests {
     }
 
     #[test]
-    fn fins_of_others_are_forgotten() {
+    fn fins_whose_end_does_not_come_are_reported_apart() {
         let (mut lingering, mut events) = (Lingering::default(), Vec::new());
-        (0..20_000).for_each(|cookie| lingering.settle(&ack(cookie, 9), &mut events));
-        assert!(events.is_empty() && lingering.early.len() == MAX_EARLY && lingering.awaiting.len() == MAX_EARLY);
+        (0..20_000).for_each(|cookie| lingering.settle(ack(cookie, 9), &mut events));
+        assert_eq!((events.len(), lingering.early.len(), lingering.awaiting.len()), (3_616, MAX_EARLY, MAX_EARLY));
         lingering.expire(BootTime(9).plus(AWAIT_END), &mut events);
-        assert!(events.is_empty() && lingering.early.is_empty() && lingering.awaiting.is_empty());
+        assert!(lingering.early.is_empty() && lingering.awaiting.is_empty());
+        assert_eq!(sent(&events), [(SocketScope::TimeWait, 52, 52)].repeat(20_000));
     }
 
     #[test]
@@ -263,15 +293,9 @@ mod tests {
         lingering.expire(BootTime(999_999_999), &mut events);
         assert!(events.is_empty());
         lingering.expire(BootTime(1_000_000_000), &mut events);
-        lingering.settle(&ack(1, 2_000_000_000), &mut events);
-        assert_eq!(sent(&events), [(SocketScope::Primary, 100, 60), (SocketScope::Peer, 52, 52)]);
-    }
-
-    #[test]
-    fn what_never_comes_is_forgotten() {
-        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
-        lingering.hold(end(1, 0), &mut events);
-        lingering.expire(BootTime(62_000_000_000), &mut events);
-        assert!(lingering.by_cookie.is_empty() && lingering.held.is_empty() && lingering.remembered.is_empty());
+        lingering.settle(ack(1, 2_000_000_000), &mut events);
+        lingering.expire(BootTime(3_000_000_000), &mut events);
+        assert_eq!(sent(&events), [(SocketScope::Primary, 100, 60), (SocketScope::TimeWait, 52, 52)]);
+        assert!(lingering.by_cookie.is_empty() && lingering.held.is_empty());
     }
 }

@@ -42,9 +42,9 @@ pub(super) fn drain<T: Borrow<MapData>>(
 pub(super) fn take(record: &[u8], counts: &mut RingCounts, lingering: &mut Lingering, events: &mut Vec<Event>) {
     counts.read += 1;
     match decode::record(record) {
-        Ok(Record::Event(event)) => events.push(event),
+        Ok(Record::Event(event)) => lingering.pass(event, events),
         Ok(Record::Lingering(report)) => lingering.hold(report, events),
-        Ok(Record::Lingered(lingered)) => lingering.settle(&lingered, events),
+        Ok(Record::Lingered(lingered)) => lingering.settle(lingered, events),
         Err(DecodeError::TooShort) => counts.torn += 1,
         Err(DecodeError::UnknownKind | DecodeError::UnknownVersion) => counts.unknown += 1,
     }

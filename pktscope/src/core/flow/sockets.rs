@@ -59,6 +59,7 @@ enum Scope {
     Peer,
     Overflow,
     Kernel,
+    TimeWait,
     Frames,
 }
 
@@ -69,6 +70,7 @@ impl From<SocketScope> for Scope {
             SocketScope::Peer => Self::Peer,
             SocketScope::Overflow => Self::Overflow,
             SocketScope::Kernel => Self::Kernel,
+            SocketScope::TimeWait => Self::TimeWait,
             SocketScope::Frames | SocketScope::NotIp => Self::Frames,
         }
     }
@@ -245,7 +247,7 @@ impl<U: Default> SocketTracker<U> {
                     live.into_iter().for_each(|live| live.started_at = live.started_at.min(report.started_at));
                     id
                 }
-                None if self.is_of_ghost(part_key, report) => return None,
+                None if report.scope == SocketScope::TimeWait || self.is_of_ghost(part_key, report) => return None,
                 None => self.begin(part_key, report, grown, observer),
             },
         };
@@ -267,7 +269,7 @@ impl<U: Default> SocketTracker<U> {
         let is_same_side = live.local == report.local;
         let fits = match part_key.scope {
             Scope::Primary => !live.has_primary,
-            Scope::Peer | Scope::Kernel => true,
+            Scope::Peer | Scope::Kernel | Scope::TimeWait => true,
             // What is sent past the sockets is no part of any socket's connection.
             Scope::Overflow | Scope::Frames => false,
         };

@@ -323,6 +323,17 @@ fn what_comes_after_the_end_begins_no_flow_and_is_the_owners() {
     assert_eq!(tracker.report(&again, &mut changes), Counted::default());
     assert_eq!((changes.len(), tracker.statistics().packets_late), (2, 4));
 
+    // The same where TIME_WAIT tells what it received, and what it answered.
+    let told = SocketReport { scope: SocketScope::TimeWait, is_closed: true, cookie: 7, ..ack };
+    let told = SocketReport { user: None, creator: None, received: volume(1, 52), tcp: None, ..told };
+    for _ in 0..2 {
+        let counted = tracker.report(&told, &mut changes);
+        assert_eq!((counted.growth.wire_bytes, counted.class), ([52, 52], Some(LedgerClass::Attributed)));
+    }
+    let others = SocketReport { local: endpoint("10.0.0.2:50000"), ..told };
+    assert_eq!(tracker.report(&others, &mut changes), Counted::default(), "nobody's, and no flow");
+    assert_eq!((changes.len(), tracker.len(), tracker.statistics().packets_late), (2, 0, 8));
+
     // A reset that finds only the listener.
     let reset = SocketReport { cookie: 3, sent: Volume::default(), received: volume(1, 40), ..handshake() };
     let late = SocketReport { local: report().local, remote: report().remote, at: at(32), started_at: at(32), ..reset };
