@@ -17,9 +17,10 @@ use pktscope_tests::{
     flow::{DEADLINE, Side, end_of},
     machine::{copy_program, missing_privilege, missing_program, output_of},
     namespace::Pair,
-    server::UdpServer,
+    server::{HttpServer, UdpServer},
     skip_if,
     traffic::{Traffic, built},
+    wait::wait_until,
 };
 use tempfile::TempDir;
 
@@ -182,34 +183,32 @@ fn a_script_that_ended_at_once_is_found_in_its_parent_s_folder() {
     assert_eq!(told.text("pktscope.process.script.path"), script.to_str().unwrap(), "{told}");
 }
 
-/// A copy of bash where nobody else sees it: it waits for a line, connects, and ends at once.
-const ON_A_MOUNT_OF_ITS_OWN: &str = r#"mount -t tmpfs none "$1" && cp "$(command -v bash)" "$1/private" &&
-exec "$1/private" -c 'echo started; read line; echo x > "/dev/tcp/$0/$1"' "$2" "$3""#;
+/// A copy of curl where nobody else sees it: it waits for its configuration, fetches, and ends at once.
+const ON_A_MOUNT_OF_ITS_OWN: &str = r#"mount -t tmpfs none "$0" && cp "$(command -v curl)" "$0/private" &&
+exec "$0/private" --silent --config -"#;
 
 #[test]
 fn a_program_on_a_mount_of_its_own_that_ended_at_once_has_its_whole_path() {
     skip_if!(missing_privilege());
-    for program in ["bash", "unshare"] {
+    for program in ["curl", "unshare"] {
         skip_if!(missing_program(program));
     }
     let (pair, folder) = (pair(), TempDir::new().unwrap());
-    let listener = pair.far.namespace.run(|| TcpListener::bind((pair.far.v4, 0))).unwrap();
-    let server = listener.local_addr().unwrap();
+    let server = HttpServer::start(&pair.far.namespace, pair.far.v4.into(), 10).unwrap();
     let mut run = pair.near.namespace.command("unshare");
-    run.args(["--mount", "sh", "-c", ON_A_MOUNT_OF_ITS_OWN, "sh"]).arg(folder.path());
-    run.args([server.ip().to_string(), server.port().to_string()]);
-    let mut private = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    private.stdout.as_mut().unwrap().read_exact(&mut [0; "started\n".len()]).unwrap();
+    run.args(["--mount", "sh", "-c", ON_A_MOUNT_OF_ITS_OWN]).arg(folder.path());
+    let mut private = run.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let comm = format!("/proc/{}/comm", private.id());
+    wait_until(DEADLINE, || (fs::read_to_string(&comm).unwrap() == "private\n").then_some(())).unwrap();
     // Programs are looked at in the order in which they were run: once a later one is known, so is this one.
     let (later, other) = (folder.path().join("later"), udp_server(&pair));
     copy_program(&built("traffic"), &later);
     let report = Traffic::of(&later, &pair.near.namespace, &format!("udp --to {}", other.addr)).run().unwrap();
     assert_eq!(end_of(&AGENT, &report).text("process.executable"), later.to_str().unwrap());
-    drop(private.stdin.take());
+    writeln!(private.stdin.take().unwrap(), "url = http://{}/", server.addr).unwrap();
     assert!(private.wait().unwrap().success());
-    listener.accept().unwrap().0.read_to_end(&mut Vec::new()).unwrap();
     let flow = AGENT.expect(DEADLINE, "the flow's end", |event| {
-        event.is_flow_end() && Side::Opener.is_of(event) && event.endpoint("destination") == Some(server)
+        event.is_flow_end() && Side::Opener.is_of(event) && event.endpoint("destination") == Some(server.addr)
     });
     assert_eq!(flow.text("process.executable"), folder.path().join("private").to_str().unwrap(), "{flow}");
 }
