@@ -1,13 +1,18 @@
 //! The ledger, against the interfaces of a namespace that has nothing but the test's own traffic.
 
-use std::{fs, io::Read, net::TcpListener, time::Duration};
+use std::{
+    fs,
+    io::Read,
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
 use pktscope_tests::{
     agent::{Agent, AgentOptions},
     event::Event,
     flow::DEADLINE,
     machine::{missing_privilege, missing_program, older_than, output_of},
-    namespace::{Family, Namespace, Pair},
+    namespace::{FAMILIES, Family, Namespace, Pair},
     server::{RawServer, TcpServer, UdpServer},
     skip_if,
     traffic::Traffic,
@@ -83,30 +88,42 @@ fn ordinary_traffic_is_explained_to_the_byte() {
     for run in runs {
         Traffic::new(&pair.near.namespace, &run).run().unwrap();
     }
-    let (tx, rx) = settle(&agent, &pair);
-    let counted = pair.near.counters();
-    assert_eq!((tx.interface, rx.interface), (counted.sent_bytes, counted.received_bytes));
-    assert_eq!((tx.explained(), tx.unknown), (counted.sent_bytes, 0), "{tx:?}");
-    assert_eq!((rx.explained(), rx.unknown), (counted.received_bytes, 0), "{rx:?}");
+    expect_explained(&agent, &pair);
 }
 
-/// A connection that its opener leaves first, and whose last ACK the other side does not hear at once.
-fn leave_unheard(pair: &Pair, family: Family) {
+/// A connection that its opener leaves first; gives the other end.
+fn leave(pair: &Pair, family: Family) -> TcpStream {
     let listener = pair.far.namespace.run(|| TcpListener::bind((pair.far.addr(family), 0))).unwrap();
     Traffic::new(&pair.near.namespace, &format!("tcp --to {} --leave", listener.local_addr().unwrap())).run().unwrap();
     let (mut left, _) = listener.accept().unwrap();
     left.read_to_end(&mut Vec::new()).unwrap();
-    let nft = |rules: &str| output_of(pair.far.namespace.command("nft").arg(rules));
-    nft("add table inet loss; add chain inet loss in { type filter hook prerouting priority -300; policy drop; }");
-    let before = pair.near.counters().received_packets;
-    drop((left, listener));
-    let has_come_again = || (before + 2 <= pair.near.counters().received_packets).then_some(());
-    wait_until(DEADLINE, has_come_again).expect("the FIN comes again");
-    nft("delete table inet loss");
-    // Until no socket is left that would send it once more: a line for each below the first.
+    left
+}
+
+/// Until the far end has no socket left that would send its FIN once more: a line for each is below the first.
+fn wait_closed(pair: &Pair, family: Family) {
     let table = format!("/proc/thread-self/net/tcp{}", if family == Family::V6 { "6" } else { "" });
     let sockets = || pair.far.namespace.run(|| fs::read_to_string(&table)).unwrap();
     wait_until(DEADLINE, || (sockets().lines().count() == 1).then_some(())).expect("the other side hears the ACK");
+}
+
+/// Closes the other end where it does not hear the last ACK at once.
+fn close_unheard(pair: &Pair, left: TcpStream) {
+    let nft = |rules: &str| output_of(pair.far.namespace.command("nft").arg(rules));
+    nft("add table inet loss; add chain inet loss in { type filter hook prerouting priority -300; policy drop; }");
+    let before = pair.near.counters().received_packets;
+    drop(left);
+    let has_come_again = || (before + 2 <= pair.near.counters().received_packets).then_some(());
+    wait_until(DEADLINE, has_come_again).expect("the FIN comes again");
+    nft("delete table inet loss");
+}
+
+/// The ledger explains every byte that the interface counted.
+fn expect_explained(agent: &Agent, pair: &Pair) {
+    let (tx, rx) = settle(agent, pair);
+    let counted = pair.near.counters();
+    assert_eq!((tx.explained(), tx.unknown), (counted.sent_bytes, 0), "{tx:?}");
+    assert_eq!((rx.explained(), rx.unknown), (counted.received_bytes, 0), "{rx:?}");
 }
 
 #[test]
@@ -117,12 +134,31 @@ fn a_fin_that_time_wait_gets_again_is_its_connection_s() {
     skip_if!(older_than(6, 13));
     let pair = Pair::new().unwrap();
     let agent = agent_inside(&pair.near.namespace);
-    leave_unheard(&pair, Family::V4);
-    leave_unheard(&pair, Family::V6);
-    let (tx, rx) = settle(&agent, &pair);
-    let counted = pair.near.counters();
-    assert_eq!((tx.explained(), tx.unknown), (counted.sent_bytes, 0), "{tx:?}");
-    assert_eq!((rx.explained(), rx.unknown), (counted.received_bytes, 0), "{rx:?}");
+    for family in FAMILIES {
+        close_unheard(&pair, leave(&pair, family));
+        wait_closed(&pair, family);
+    }
+    expect_explained(&agent, &pair);
+}
+
+#[test]
+fn a_fin_that_comes_after_its_flow_has_ended_is_its_connection_s_and_no_flow() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    for family in FAMILIES {
+        let left = leave(&pair, family);
+        let port = left.local_addr().unwrap().port();
+        let is_its = |event: &Event| event.endpoint("destination").is_some_and(|end| end.port() == port);
+        agent.expect(DEADLINE, "the end of the flow", |event| event.is_flow_end() && is_its(event));
+        drop(left);
+        wait_closed(&pair, family);
+        expect_explained(&agent, &pair);
+        let starts =
+            agent.events(|event| event.is("flow") && event.text("event.action") == "flow_started" && is_its(event));
+        let from_here = |event: &&Event| event.text("network.direction") == "egress";
+        assert_eq!(starts.iter().filter(from_here).count(), 1, "{starts:?}");
+    }
 }
 
 #[test]

@@ -6,8 +6,10 @@
 //! end: TIME_WAIT takes over a moment before the socket dies, and another processor may be quicker. What it tells of
 //! besides, of a FIN that comes late or again, or of a reset, is reported apart.
 
-use std::collections::{VecDeque, hash_map::Entry};
-use std::time::Duration;
+use std::{
+    collections::{VecDeque, hash_map::Entry},
+    time::Duration,
+};
 
 use ahash::{AHashMap, AHashSet};
 
@@ -132,6 +134,12 @@ impl Lingering {
         while let Some(cookie) = pop_older(&mut self.awaiting, now, AWAIT_END) {
             events.extend(self.early.remove(&cookie).map(Event::Socket));
         }
+    }
+
+    /// Tells what the connections whose ends are held have carried so far, for who closes an account now. Linear in them.
+    pub(super) fn tell_totals(&self, events: &mut Vec<Event>) {
+        let ends = self.held.iter().filter_map(|(_, cookie)| self.by_cookie.get(cookie));
+        events.extend(ends.map(|end| Event::Socket(SocketReport { is_closed: false, ..end.clone() })));
     }
 
     /// Reports every end that is held.
@@ -284,6 +292,18 @@ mod tests {
         lingering.expire(BootTime(9).plus(AWAIT_END), &mut events);
         assert!(lingering.early.is_empty() && lingering.awaiting.is_empty());
         assert_eq!(sent(&events), [(SocketScope::TimeWait, 52, 52)].repeat(20_000));
+    }
+
+    #[test]
+    fn totals_are_told_while_an_end_is_held() {
+        let (mut lingering, mut events) = (Lingering::default(), Vec::new());
+        lingering.hold(end(1, 0), &mut events);
+        lingering.tell_totals(&mut events);
+        lingering.settle(ack(1, 20), &mut events);
+        lingering.tell_totals(&mut events);
+        assert_eq!(sent(&events), [(SocketScope::Primary, 100, 60), (SocketScope::Primary, 152, 112)]);
+        let is_closed = |event: &Event| matches!(event, Event::Socket(report) if report.is_closed);
+        assert_eq!(events.iter().map(is_closed).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

@@ -257,7 +257,11 @@ impl Sensor {
         self.empty_ring(events, take);
         self.read_kept(kind, events).map_err(fault("read the kept records"))?;
         match kind {
-            SweepKind::Changed | SweepKind::Full => self.lingering.expire(at, events),
+            SweepKind::Changed => self.lingering.expire(at, events),
+            SweepKind::Full => {
+                self.lingering.expire(at, events);
+                self.lingering.tell_totals(events);
+            }
             SweepKind::Final => self.lingering.flush(events),
         }
         self.refresh_mtus();
