@@ -41,8 +41,8 @@ pub(super) struct Lingering {
     early: AHashMap<u64, SocketReport>,
     /// In the order of its coming.
     awaiting: VecDeque<(BootTime, u64)>,
-    /// Cookies of connections whose end was told last. Few are asked for, so they have no index.
-    ended: VecDeque<u64>,
+    /// Cookies and network namespaces of connections whose end was told last. Few are asked for, so they have no index.
+    ended: VecDeque<(u64, u64)>,
 }
 
 impl Lingering {
@@ -61,7 +61,7 @@ impl Lingering {
         if self.ended.len() == MAX_ENDED {
             self.ended.pop_front();
         }
-        self.ended.push_back(end.cookie);
+        self.ended.push_back((end.cookie, end.netns));
         events.push(Event::Socket(end));
     }
 
@@ -82,10 +82,11 @@ impl Lingering {
     /// reported apart where that was told already.
     pub(super) fn settle(&mut self, lingered: SocketReport, events: &mut Vec<Event>) {
         let Some(mut end) = self.by_cookie.remove(&lingered.cookie) else {
-            if self.ended.iter().rev().any(|cookie| *cookie == lingered.cookie) {
-                return events.push(Event::Socket(lingered));
-            }
-            return self.remember(lingered, events);
+            return match self.ended.iter().rev().find(|(cookie, _)| *cookie == lingered.cookie) {
+                // Packets of older kernels' own sockets cannot be asked for theirs.
+                Some(&(_, netns)) => events.push(Event::Socket(SocketReport { netns, ..lingered })),
+                None => self.remember(lingered, events),
+            };
         };
         join(&mut end, &lingered);
         self.tell(end, events);
