@@ -32,8 +32,8 @@ pub struct Selection {
 /// What every run of CI has time for: the path from a socket to an alert, a hash and a recording, sockets older than the
 /// agent, ownership in every way that sockets change hands, and bytes against the interface's counters.
 const COMMON: [&str; 6] = ["spine::", "older::", "ownership::", "bytes::", "--skip", "spine::a_thousand"];
-/// The tests bound themselves; these bound a hang of the guest. An emulated machine takes [`COMMON`] some three minutes
-/// where it has a processor to itself; all tests were never timed in one guest.
+/// The tests bound themselves; these bound a hang of the guest. Two emulated machines side by side on two
+/// processors take [`COMMON`] five minutes; all tests were never timed in one guest.
 const COMMON_LIMIT: Duration = Duration::from_secs(20 * 60);
 const WHOLE_LIMIT: Duration = Duration::from_secs(120 * 60);
 
