@@ -203,8 +203,7 @@ pub struct PayloadRecord<const N: usize> {
     pub bytes: [u8; N],
 }
 
-/// What TIME_WAIT, which has no socket that could be counted at, sent for a connection whose end was reported with
-/// [`crate::state::flags::LINGERS`].
+/// What TIME_WAIT, which has no socket that could be counted at, sent and received for the connection that it goes on with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LingerRecord {

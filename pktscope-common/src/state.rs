@@ -225,10 +225,10 @@ pub mod flags {
     pub const FRAMES: u32 = 1 << 21;
     /// With [`FRAMES`]: they hold no IP packet, and the tuple is zero.
     pub const NOT_IP: u32 = 1 << 22;
-    /// A TCP socket whose end was reported.
-    pub const ENDED: u32 = 1 << 24;
     /// A TCP connection older than the agent that no process holds any more, where its end is not told otherwise.
     pub const RELEASED: u32 = 1 << 23;
+    /// A TCP socket whose end was reported.
+    pub const ENDED: u32 = 1 << 24;
 }
 
 /// Values of [`SocketState::method`]: how the user is known.

@@ -61,10 +61,7 @@ pub fn taken_in(skb: Kernel, sk: Kernel) {
 fn received_silently(skb: Kernel, sk: Kernel) {
     let cookie: u64 = kernel::read(sk, Field::SockCookie);
     let flags: u8 = control(skb, Field::TcpControlFlags);
-    if cookie == 0 {
-        return;
-    }
-    if flags & (TCP_FIN | TCP_RST) != 0 {
+    if cookie != 0 && flags & (TCP_FIN | TCP_RST) != 0 {
         tell(cookie, &key_of(sk), segment(skb), flags & TCP_RST == 0);
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Lingering {
 }
 
 impl Lingering {
-    /// Passes on what needs no TIME_WAIT of this side, or may be followed by what one tells.
+    /// Passes on an event that nothing is awaited for; remembers whose end it was.
     pub(super) fn pass(&mut self, event: Event, events: &mut Vec<Event>) {
         match event {
             Event::Socket(report) if report.is_closed && report.transport == Transport::TCP => {
