@@ -180,9 +180,10 @@ impl Detection {
         alerts
     }
 
-    /// Closes the seconds and minutes that are over.
+    /// Closes the seconds and minutes that are over, as of the beginning of this second: whenever in it this is called
+    /// first, what is due and its order among the alerts are the same, in a live run and in the replay of its recording.
     pub fn tick(&mut self, now: Moment) -> Vec<Alert> {
-        let at = self.clock.read(now);
+        let at = Steady::from_seconds(self.clock.read(now).seconds());
         if at.seconds() == self.second {
             return Vec::new();
         }

@@ -25,6 +25,8 @@ pub struct Host {
     pub detection: Detection,
     pub alerts: Vec<Alert>,
     boot: u64,
+    /// Nanoseconds into the second.
+    part: u64,
     wall: i64,
     next_flow: u64,
 }
@@ -187,8 +189,14 @@ impl Host {
     }
 
     pub fn with(settings: DetectionSettings) -> Self {
-        let mut host =
-            Self { detection: Detection::new(settings), alerts: Vec::new(), boot: START, wall: 0, next_flow: 1 };
+        let mut host = Self {
+            detection: Detection::new(settings),
+            alerts: Vec::new(),
+            boot: START,
+            part: 0,
+            wall: 0,
+            next_flow: 1,
+        };
         host.tick();
         host
     }
@@ -228,8 +236,14 @@ impl Host {
     }
 
     pub fn now(&self) -> Moment {
-        let boot = BootTime(self.boot * 1_000_000_000);
-        Moment { boot, wall: WallTime((i64::try_from(self.boot).unwrap() + self.wall) * 1_000_000_000) }
+        let boot = BootTime(self.boot * 1_000_000_000 + self.part);
+        Moment { boot, wall: WallTime(i64::try_from(boot.0).unwrap() + self.wall * 1_000_000_000) }
+    }
+
+    /// Goes on to a part of this second or a later one.
+    pub fn go_to(&mut self, second: u64, part: Duration) {
+        self.boot = second;
+        self.part = u64::from(part.subsec_nanos());
     }
 
     /// Steps the wall clock, and only it.

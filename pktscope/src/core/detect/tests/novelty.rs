@@ -1,6 +1,6 @@
 //! First egress, first contacts, countries, identities.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::host::{DAY, Goes, HOUR, Host, MINUTE, by, from, packaged, process, script, with_hash};
 use crate::core::{
@@ -176,6 +176,26 @@ fn fault_13_a_name_that_comes_late_is_no_new_destination() {
     host.grow(&named, id, started, [1_800, 8_000]);
     host.connect(named.clone());
     assert_eq!(host.rules(), [RuleId::NewProcessDest], "{:?}", host.alerts);
+}
+
+#[test]
+fn the_order_of_alerts_does_not_depend_on_when_in_a_second_the_time_is_told() {
+    let order = |part: u64| {
+        let mut host = host();
+        let start = host.boot_seconds();
+        host.go_to(start, Duration::from_millis(400));
+        host.open(&from(DROPPER).to([203, 0, 113, 9], 443));
+        for second in start + 1..start + 5 {
+            host.go_to(second, Duration::from_millis(part));
+            host.tick();
+            host.go_to(second, Duration::from_millis(950));
+            host.connect(from(&format!("/tmp/.x/{second}")).to([203, 0, 113, 10], 443));
+        }
+        host.alerts.iter().map(|alert| alert.dedup_key.clone()).collect::<Vec<_>>()
+    };
+    let early = order(0);
+    assert_eq!(early.len(), 5, "{early:?}");
+    assert!([399, 401, 900].into_iter().all(|part| order(part) == early), "{early:?}");
 }
 
 #[test]
