@@ -235,6 +235,32 @@ pub fn swept_file(ctx: *const TaskFile) -> i32 {
     }
 }
 
+/// Context of `iter/tcp` (net/ipv4/tcp_ipv4.c, `bpf_iter__tcp`).
+#[repr(C)]
+pub struct TcpSocket {
+    meta: u64,
+    sk: *mut c_void,
+    uid: u64,
+}
+
+/// The same for a TCP socket of the agent's network namespace, whether or not a process holds it.
+#[inline(always)]
+pub fn swept_tcp(ctx: *const TcpSocket) -> i32 {
+    let sk = context!(ctx, sk);
+    if sk.is_null() {
+        return NEXT;
+    }
+    // SAFETY: the helper takes any socket, and gives null for requests and TIME_WAIT.
+    let sk: *mut c_void = unsafe { bpf_skc_to_tcp_sock(sk) }.cast();
+    if sk.is_null() {
+        return NEXT;
+    }
+    match unsafe { SOCKETS.get(sk, 0).as_mut() } {
+        Some(state) => swept_socket(sk, state),
+        None => NEXT,
+    }
+}
+
 #[inline(always)]
 fn swept_socket(sk: *mut c_void, state: &mut SocketState) -> i32 {
     if state.flags & flags::REGISTERED == 0 {

@@ -262,6 +262,14 @@ pub extern "C" fn sweep_files(ctx: *mut c_void) -> i32 {
     close::swept_file(ctx.cast())
 }
 
+/// Reports one TCP socket of a sweep by files, which does not come by those that no process holds: in an accept queue, or
+/// closed and still sending; called for every TCP socket of a network namespace (net/ipv4/tcp_ipv4.c).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub extern "C" fn sweep_tcp(ctx: *mut c_void) -> i32 {
+    close::swept_tcp(ctx.cast())
+}
+
 /// Stamps the holders of sockets older than the agent; called for every open file (kernel/bpf/task_iter.c).
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]

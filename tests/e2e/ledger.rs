@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use pktscope_tests::{
     event::Event,
     flow::DEADLINE,
     machine::{missing_privilege, missing_program, older_than, output_of},
-    namespace::{FAMILIES, Family, Namespace, Pair},
+    namespace::{FAMILIES, Family, Host, Namespace, Pair},
     server::{RawServer, TcpServer, UdpServer},
     skip_if,
     traffic::Traffic,
@@ -158,6 +158,36 @@ fn a_fin_that_comes_after_its_flow_has_ended_is_its_connection_s_and_no_flow() {
             agent.events(|event| event.is("flow") && event.text("event.action") == "flow_started" && is_its(event));
         let from_here = |event: &&Event| event.text("network.direction") == "egress";
         assert_eq!(starts.iter().filter(from_here).count(), 1, "{starts:?}");
+    }
+}
+
+/// Sends all that the other side, which does not read, has room for, and more, and lets go of it.
+fn abandon(mut stream: TcpStream) {
+    stream.set_nonblocking(true).unwrap();
+    let is_taken = |stream: &mut TcpStream| stream.write(&[7; 65_536]).is_ok();
+    while is_taken(&mut stream) {}
+}
+
+#[test]
+fn connections_that_no_process_holds_are_explained_while_they_are_open() {
+    skip_if!(missing_privilege());
+    let pair = Pair::new().unwrap();
+    let agent = agent_inside(&pair.near.namespace);
+    let connect = |end: &Host, to: &TcpListener| end.namespace.run(|| TcpStream::connect(to.local_addr().unwrap()));
+    for family in FAMILIES {
+        let listen = |end: &Host| end.namespace.run(|| TcpListener::bind((end.addr(family), 0))).unwrap();
+        let [near, far] = [&pair.near, &pair.far].map(listen);
+        abandon(connect(&pair.near, &far).unwrap());
+        let mut unaccepted = connect(&pair.far, &near).unwrap();
+        unaccepted.write_all(&[8; 5_000]).unwrap();
+        // While they are open the one side asks again and again whether the other has room.
+        let (tx, rx) = settle(&agent, &pair);
+        assert_eq!((tx.unknown, rx.unknown), (0, 0), "{tx:?} {rx:?}");
+        let mut left = far.accept().unwrap().0;
+        left.read_to_end(&mut Vec::new()).unwrap();
+        drop((left, near, unaccepted, far));
+        wait_closed(&pair, family);
+        expect_explained(&agent, &pair);
     }
 }
 

@@ -31,7 +31,9 @@ pub(super) struct Attached {
     pub(super) statuses: Vec<HookStatus>,
     /// The sweep's iterator.
     pub(super) sweep: Option<OwnedFd>,
-    /// Whether it comes by every socket, also those that no process holds.
+    /// The iterator over what it does not come by.
+    pub(super) sweep_unheld: Option<OwnedFd>,
+    /// Whether the sweep comes by every socket, also those that no process holds.
     pub(super) is_sweep_complete: bool,
     /// The devices' program, loaded; which devices there are is found out later and again.
     pub(super) device_egress: Option<OwnedFd>,
@@ -55,6 +57,7 @@ pub(super) fn attach(
     let mut attached = Attached {
         statuses: Vec::with_capacity(HOOKS.len()),
         sweep: None,
+        sweep_unheld: None,
         is_sweep_complete: true,
         device_egress: None,
         device_ingress: None,
@@ -110,9 +113,10 @@ fn attach_hook(
         Kind::SocketIterator => attached.sweep = Some(link_sweep(program, btf, sockets)?),
         Kind::FileIterator => run_snapshot(program, btf)?,
         Kind::FileSweep => {
-            attached.sweep = Some(link_file_sweep(program, btf)?);
+            attached.sweep = Some(link_whole_sweep(program, "task_file", btf)?);
             attached.is_sweep_complete = false;
         }
+        Kind::TcpSweep => attached.sweep_unheld = Some(link_whole_sweep(program, "tcp", btf)?),
         Kind::DeviceEgress => {
             attached.device_egress = Some(load_classifier(program).map_err(|error| last_line(&error))?)
         }
@@ -183,6 +187,7 @@ fn attach_program(program: &mut Program, hook: &Hook, btf: &Btf, cgroup: &File) 
         | Kind::SocketIterator
         | Kind::FileIterator
         | Kind::FileSweep
+        | Kind::TcpSweep
         | Kind::Descriptors
         | Kind::DeviceEgress
         | Kind::DeviceIngress => {
@@ -212,8 +217,8 @@ fn link_sweep(program: &mut Program, btf: &Btf, sockets: Option<OwnedFd>) -> Res
     sys::link_iterator(fd.as_fd(), Some(sockets.as_fd())).map_err(|error| error.to_string())
 }
 
-fn link_file_sweep(program: &mut Program, btf: &Btf) -> Result<OwnedFd, String> {
-    let program = load_iterator(program, "task_file", btf)?;
+fn link_whole_sweep(program: &mut Program, target: &str, btf: &Btf) -> Result<OwnedFd, String> {
+    let program = load_iterator(program, target, btf)?;
     let fd = program.fd().map_err(|error| last_line(&error))?;
     sys::link_iterator(fd.as_fd(), None).map_err(|error| error.to_string())
 }

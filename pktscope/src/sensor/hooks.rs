@@ -31,6 +31,8 @@ pub(super) enum Kind {
     FileIterator,
     /// The iterator over open files, run again and again.
     FileSweep,
+    /// The iterator over the TCP sockets of the agent's network namespace.
+    TcpSweep,
     /// No program: `/proc` and descriptors of our own, read once.
     Descriptors,
 }
@@ -280,6 +282,14 @@ pub(super) const HOOKS: &[Hook] = &[
         attach_point: "iter/task_file",
         lost_without: "flows are shown only when they end",
         kind: Kind::FileSweep,
+        need: Need::InsteadOf("sweep_sockets"),
+        fields: TCP_FIELDS,
+    },
+    Hook {
+        program: "sweep_tcp",
+        attach_point: "iter/tcp",
+        lost_without: "the ledger shows TCP connections that no process holds as unknown until they end",
+        kind: Kind::TcpSweep,
         need: Need::InsteadOf("sweep_sockets"),
         fields: TCP_FIELDS,
     },

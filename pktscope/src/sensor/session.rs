@@ -111,6 +111,7 @@ pub struct Sensor {
     counters: PerCpuArray<MapData, u64>,
     settings: Array<MapData, u32>,
     sweep: Option<OwnedFd>,
+    sweep_unheld: Option<OwnedFd>,
     is_sweep_complete: bool,
     /// Sweeps so far.
     sweeps: u32,
@@ -191,6 +192,7 @@ impl Sensor {
             mtus,
             assumed_mtus: 0,
             sweep: attached.sweep,
+            sweep_unheld: attached.sweep_unheld,
             is_sweep_complete: attached.is_sweep_complete,
             hooks: attached.statuses,
             cgroup,
@@ -298,17 +300,37 @@ impl Sensor {
     ) -> io::Result<u64> {
         self.empty_ring(events, take);
         let Some(link) = self.sweep.take() else { return Ok(0) };
-        let is_full = u32::from(kind != SweepKind::Changed);
         self.sweeps = self.sweeps.wrapping_add(1);
-        let set = self.settings.set(settings::FULL_SWEEP, is_full, 0);
-        let set = set.and(self.settings.set(settings::SWEEP, self.sweeps, 0)).map_err(io::Error::other);
+        let set = self.settings.set(settings::SWEEP, self.sweeps, 0).map_err(io::Error::other);
+        let run = self.run_sweep(&link, kind != SweepKind::Changed, events, take);
+        self.sweep = Some(link);
+        let run = set.and(run);
+        if kind != SweepKind::Changed
+            && let Some(link) = self.sweep_unheld.take()
+        {
+            // The others have just been reported.
+            let unheld = self.run_sweep(&link, false, events, take);
+            self.sweep_unheld = Some(link);
+            return run.and_then(|pauses| Ok(pauses + unheld?));
+        }
+        run
+    }
+
+    /// Runs a sweep's iterator; gives how often it had to pause for the ring to be read.
+    fn run_sweep(
+        &mut self,
+        link: &OwnedFd,
+        is_full: bool,
+        events: &mut Vec<Event>,
+        take: &mut dyn FnMut(&mut Vec<Event>),
+    ) -> io::Result<u64> {
+        self.settings.set(settings::FULL_SWEEP, u32::from(is_full), 0).map_err(io::Error::other)?;
         let mut pauses = 0;
-        let run = sys::run_iterator(link.as_fd(), || {
+        sys::run_iterator(link.as_fd(), || {
             pauses += 1;
             self.empty_ring(events, take);
-        });
-        self.sweep = Some(link);
-        set.and(run).map(|()| pauses)
+        })?;
+        Ok(pauses)
     }
 
     /// Reads what waits in the ring.
