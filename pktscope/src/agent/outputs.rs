@@ -1,13 +1,16 @@
 //! Where effects go: the store, the event file, syslog and webhook.
 
+use std::time::Duration;
+
 use crate::{
     api::SinkReport,
+    clock,
     core::{effect::Effect, names::NameRow, time::Moment},
     sink::{AlertSinks, SinkCounts, ecs::Exporter, jsonl::Jsonl},
     store::{Batch, DispositionRow, StateRow, Store, StoreError, StoreHandle, StoreStats},
 };
 
-/// Everything that effects are handed to; none of it ever waits.
+/// Everything that effects are handed to; none of it waits but [`Self::let_write`].
 pub(super) struct Outputs {
     exporter: Exporter,
     store: Option<(Store, StoreHandle)>,
@@ -47,6 +50,14 @@ impl Outputs {
                 self.alerts.send(alert, now);
             }
         }
+    }
+
+    /// Lets the store write, for so long at most, where it is behind; gives how long it took.
+    pub(super) fn let_write(&self, patience: Duration) -> Duration {
+        let Some((_, handle)) = self.store.as_ref().filter(|_| !patience.is_zero()) else { return Duration::ZERO };
+        let before = clock::now().boot;
+        handle.let_write(patience);
+        clock::now().boot.since(before)
     }
 
     /// Stores names of addresses, which nothing depends on in the same transaction.

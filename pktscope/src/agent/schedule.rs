@@ -50,6 +50,11 @@ impl Schedule {
         if self.is_busy { Duration::ZERO } else { self.poll }
     }
 
+    /// How long the next read waits for the store where that is behind: no longer than it would wait were there less.
+    pub(super) fn patience(&self) -> Duration {
+        if self.is_busy { self.poll } else { Duration::ZERO }
+    }
+
     pub(super) fn note_read(&mut self, records: usize) {
         self.is_busy = BUSY_RECORDS <= records;
     }
@@ -58,9 +63,9 @@ impl Schedule {
         self.next_sweep <= now
     }
 
-    /// Notes a sweep; the next one is due after the interval, or later where this one took long.
-    pub(super) fn note_swept(&mut self, started: BootTime, ended: BootTime) {
-        let pause = ended.since(started).saturating_mul(SWEEP_PAUSE_FACTOR);
+    /// Notes a sweep; the next one is due after the interval, or later where this one took long, what it waited left out.
+    pub(super) fn note_swept(&mut self, started: BootTime, ended: BootTime, waited: Duration) {
+        let pause = ended.since(started).saturating_sub(waited).saturating_mul(SWEEP_PAUSE_FACTOR);
         self.next_sweep = ended.plus(self.sweep.max(pause));
     }
 
@@ -120,7 +125,7 @@ mod tests {
     #[test]
     fn a_long_sweep_is_repeated_less_often() {
         let mut schedule = schedule();
-        schedule.note_swept(at(1_000), at(1_100));
+        schedule.note_swept(at(800), at(1_100), Duration::from_millis(200));
         assert!(!schedule.is_sweep_due(at(6_000)));
         assert!(schedule.is_sweep_due(at(6_100)));
     }

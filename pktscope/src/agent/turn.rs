@@ -1,6 +1,9 @@
 //! The core's thread: reads the sensor, steps the pipeline, hands effects out; once a turn.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::Duration,
+};
 
 use tracing::{error, warn};
 
@@ -25,6 +28,10 @@ use crate::{
         interfaces::{self, Device},
     },
 };
+
+/// How long a sweep waits for the store after each of its thousands of reports: flows that begin at once wait in the ring
+/// and in the kernel's own table rather than in the store's queue, where each takes half a kilobyte.
+const SWEEP_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the core's thread owns.
 pub(super) struct Turns {
@@ -101,6 +108,7 @@ impl Turns {
         self.desk.schedule.note_read(read);
         self.desk.take_answers(now);
         self.desk.step(self.events.drain(..), now);
+        self.desk.outputs.let_write(self.desk.schedule.patience());
         if self.desk.schedule.is_ledger_due(now.boot) {
             self.close_ledger(now);
         } else if self.desk.schedule.is_sweep_due(now.boot) {
@@ -116,7 +124,11 @@ impl Turns {
 
     fn sweep(&mut self, kind: SweepKind, now: Moment) {
         let Self { sensor, desk, events, .. } = self;
-        let mut take = |events: &mut Vec<Event>| desk.step(events.drain(..), now);
+        let mut waited = Duration::ZERO;
+        let mut take = |events: &mut Vec<Event>| {
+            desk.step(events.drain(..), now);
+            waited += desk.outputs.let_write(SWEEP_PATIENCE);
+        };
         if let Err(fault) = sensor.sweep(kind, now.boot, events, &mut take) {
             warn!(
                 error = &fault as &dyn std::error::Error,
@@ -124,7 +136,7 @@ impl Turns {
             );
         }
         self.desk.step(self.events.drain(..), now);
-        self.desk.schedule.note_swept(now.boot, clock::now().boot);
+        self.desk.schedule.note_swept(now.boot, clock::now().boot, waited);
     }
 
     /// Reads the interfaces, all sockets, and the interfaces again; the core settles the rest.

@@ -155,6 +155,16 @@ impl StoreHandle {
         self.shared.done.wait_while(queue, is_full).unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits, at most so long, while the thread writes and as much again waits for it: who has more to push lets it be
+    /// written first, and keeps it where it is small. Nobody waits for a database that cannot be written.
+    pub fn let_write(&self, patience: Duration) {
+        let is_behind = |queue: &mut Queue| {
+            self.shared.is_much(&queue.pending) && queue.in_hand != 0 && queue.stats.error.is_none()
+        };
+        let waited = self.shared.done.wait_timeout_while(self.shared.lock(), patience, is_behind);
+        drop(waited);
+    }
+
     /// Waits until everything pushed so far is written. Returns why it could not be.
     ///
     /// # Errors
@@ -480,4 +490,71 @@ impl<'a> Last<'a> {
 /// Whether the database has not seen the flow and never will again.
 fn is_short(pending: &PendingFlow) -> bool {
     pending.is_new && pending.flow.ended.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+    use crate::core::{effect::Effect, process::ProcessKey};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A queue of four rows with two in it and two in the hands of a thread that there is not.
+    fn behind() -> StoreHandle {
+        let queue = Queue {
+            pending: Pending::default(),
+            in_hand: 2,
+            refused: Refused::default(),
+            stats: StoreStats::default(),
+            is_closing: false,
+            tickets: [0; 2],
+        };
+        let shared = Shared {
+            queue: Mutex::new(queue),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            queue_max: 4,
+            waits_when_full: false,
+        };
+        let handle = StoreHandle { shared: Arc::new(shared) };
+        let started = |pid| {
+            let process = Process { key: ProcessKey { pid, started_at: BootTime(1) }, ..Process::default() };
+            Effect::ProcessStarted(Arc::new(process))
+        };
+        handle.push(Batch { effects: &[started(1), started(2)], ..Batch::default() });
+        assert_eq!(handle.stats().waiting, 4);
+        handle
+    }
+
+    /// Says when somebody who lets the store write goes on.
+    fn let_write(handle: &StoreHandle) -> mpsc::Receiver<()> {
+        let (done, is_done) = mpsc::channel();
+        let handle = handle.clone();
+        thread::spawn(move || {
+            handle.let_write(2 * LONG);
+            // The test may be over.
+            let _ = done.send(());
+        });
+        is_done
+    }
+
+    fn expect_wait_until(handle: &StoreHandle, result: &rusqlite::Result<Counts>) {
+        let goes_on = let_write(handle);
+        goes_on.recv_timeout(Duration::from_millis(50)).expect_err("the thread writes");
+        report(&handle.shared, result, 0, 0);
+        goes_on.recv_timeout(LONG).expect("the thread has written, or tried to");
+        let_write(handle).recv_timeout(LONG).expect("nothing to wait for");
+    }
+
+    #[test]
+    fn who_lets_the_store_write_waits_until_it_has() {
+        expect_wait_until(&behind(), &Ok(Counts::default()));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_database_that_cannot_be_written() {
+        expect_wait_until(&behind(), &Err(rusqlite::Error::InvalidQuery));
+    }
 }

@@ -96,10 +96,16 @@ impl Agent {
         cpu::process_time(self.pid())
     }
 
-    /// Resident memory now, in bytes.
-    pub fn resident_bytes(&self) -> u64 {
+    /// Resident memory in bytes: now, and the most since [`Self::forget_most`].
+    pub fn resident_bytes(&self) -> [u64; 2] {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        parse_resident(&status).unwrap_or(0)
+        ["VmRSS:", "VmHWM:"].map(|name| parse_bytes(&status, name).unwrap_or(0))
+    }
+
+    /// From now on the most resident memory is what is resident now (proc_pid_clear_refs(5)).
+    pub fn forget_most(&self) -> Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.pid());
+        fs::write(&path, "5").with_context(|| format!("failed to write {path}"))
     }
 }
 
@@ -112,8 +118,9 @@ impl Drop for Agent {
     }
 }
 
-fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// A line of `/proc/PID/status` (proc_pid_status(5)).
+fn parse_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -124,7 +131,7 @@ mod tests {
 
     #[test]
     fn resident_memory_is_read_in_bytes() {
-        assert_eq!(parse_resident("VmPeak:\t  9 kB\nVmRSS:\t   40960 kB\n"), Some(40 * 1024 * 1024));
-        assert_eq!(parse_resident(""), None);
+        assert_eq!(parse_bytes("VmPeak:\t  9 kB\nVmRSS:\t   40960 kB\n", "VmRSS:"), Some(40 * 1024 * 1024));
+        assert_eq!(parse_bytes("", "VmRSS:"), None);
     }
 }

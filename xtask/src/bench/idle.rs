@@ -28,12 +28,15 @@ const SETTLING: Duration = Duration::from_secs(10);
 /// Measures and prints.
 pub fn measure(program: &Path, arguments: &IdleArguments) -> Result<()> {
     let agent = Agent::start(program, &arguments.agent_arguments)?;
-    println!("{:<22} {:>14} {:>12}", "", "CPU of a core", "resident");
+    println!("{:<22} {:>14} {:>12} {:>12}", "", "CPU of a core", "resident", "at most");
+    agent.forget_most()?;
     look("idle", &agent, arguments);
+    agent.forget_most()?;
     let namespace = Namespace::new()?;
     command::say(&format!("opening {} flows", arguments.flows));
     let holders = Holders::start(&namespace, arguments.flows)?;
     look(&format!("{} open flows", arguments.flows), &agent, arguments);
+    agent.forget_most()?;
     drop(holders);
     look("flows closed again", &agent, arguments);
     Ok(())
@@ -45,6 +48,6 @@ fn look(name: &str, agent: &Agent, arguments: &IdleArguments) {
     let (watch, before) = (Stopwatch::start(), agent.cpu());
     thread::sleep(Duration::from_secs(arguments.seconds));
     let share = agent.cpu().saturating_sub(before).as_secs_f64() / watch.elapsed().as_secs_f64();
-    let mebibytes = agent.resident_bytes() as f64 / (1024.0 * 1024.0);
-    println!("{name:<22} {:>12.2} % {mebibytes:>8.1} MiB", share * 100.0);
+    let [now, most] = agent.resident_bytes().map(|bytes| bytes as f64 / (1024.0 * 1024.0));
+    println!("{name:<22} {:>12.2} % {now:>8.1} MiB {most:>8.1} MiB", share * 100.0);
 }
