@@ -1,6 +1,6 @@
 //! Where events are stepped and what follows from them is handed out, in the order in which it followed.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc as answers;
 use tracing::{info, warn};
@@ -25,6 +25,10 @@ use crate::{
 /// Events stepped before what follows is handed out: what a burst's flows wait for is asked, and answered, while more
 /// of them come.
 const EVENTS_AT_ONCE: usize = 1_024;
+
+/// How long who tells of flows by the thousand waits for the store after each: what begins or ends at once waits in the
+/// kernel's ring and in the flow table rather than in the store's queue, where each takes half a kilobyte.
+pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Names handed to the store in a second: a batch that it writes in some ten milliseconds.
 const NAMES_AT_ONCE: usize = 2_048;
@@ -74,9 +78,21 @@ impl Desk {
         }
     }
 
-    /// Lets the pipeline see the time.
+    /// Lets the pipeline see the time, and the store write where many flows are over at once.
     pub(super) fn tick(&mut self, now: Moment) {
-        self.pipeline.tick(now, &mut self.effects);
+        while self.pipeline.tick(now, &mut self.effects) {
+            self.hand_out(now);
+            self.outputs.let_write(PATIENCE);
+        }
+    }
+
+    /// Ends every open flow, and tells of all that is left.
+    pub(super) fn end_flows(&mut self, now: Moment) {
+        while self.pipeline.finish_some_sockets(now, &mut self.effects) {
+            self.hand_out(now);
+            self.outputs.let_write(PATIENCE);
+        }
+        self.pipeline.finish(now, &mut self.effects);
     }
 
     /// Hands effects out in order; a look-up that is answered at once is answered first.

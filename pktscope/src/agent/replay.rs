@@ -276,7 +276,9 @@ impl<'a> Session<'a> {
             self.now = at;
         }
         if is_new_second {
-            self.pipeline.tick(self.now, &mut self.effects);
+            while self.pipeline.tick(self.now, &mut self.effects) {
+                self.hand_out();
+            }
             self.hand_out();
         }
     }

@@ -9,7 +9,7 @@ use tracing::{error, warn};
 
 use super::{
     command::Command,
-    desk::Desk,
+    desk::{Desk, PATIENCE},
     memory,
     outputs::Outputs,
     settings,
@@ -28,10 +28,6 @@ use crate::{
         interfaces::{self, Device},
     },
 };
-
-/// How long a sweep waits for the store after each of its thousands of reports: flows that begin at once wait in the ring
-/// and in the kernel's own table rather than in the store's queue, where each takes half a kilobyte.
-const SWEEP_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the core's thread owns.
 pub(super) struct Turns {
@@ -127,7 +123,7 @@ impl Turns {
         let mut waited = Duration::ZERO;
         let mut take = |events: &mut Vec<Event>| {
             desk.step(events.drain(..), now);
-            waited += desk.outputs.let_write(SWEEP_PATIENCE);
+            waited += desk.outputs.let_write(PATIENCE);
         };
         if let Err(fault) = sensor.sweep(kind, now.boot, events, &mut take) {
             warn!(
@@ -176,7 +172,7 @@ impl Turns {
         self.close_ledger(now);
         self.desk.take_answers(now);
         self.desk.step(self.events.drain(..), now);
-        self.desk.pipeline.finish(now, &mut self.desk.effects);
+        self.desk.end_flows(now);
         self.desk.finish(now);
         self.desk.outputs
     }

@@ -178,10 +178,11 @@ impl Pipeline {
         }
     }
 
-    /// Lets time pass: time-outs, waits and windows that are over. To be called about once a second.
-    pub fn tick(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+    /// Lets time pass: time-outs, waits and windows that are over. To be called about once a second. Gives whether more
+    /// flows are due than are told at once: the next call tells of them, once the effects are handed on.
+    pub fn tick(&mut self, now: Moment, effects: &mut Vec<Effect>) -> bool {
         self.processes.tick(now.boot, effects);
-        self.sockets.tick(now.boot, &mut self.changes);
+        let has_more = self.sockets.tick(now.boot, &mut self.changes);
         self.complete_changes(now, effects);
         self.packets.tick(now.boot, &mut self.captured);
         self.complete_captured(now, effects);
@@ -190,12 +191,19 @@ impl Pipeline {
         self.complete_all(overdue, now, effects);
         let alerts = self.detection.tick(now);
         effects.extend(alerts.into_iter().map(|alert| Effect::Alert(Arc::new(alert))));
+        has_more
+    }
+
+    /// Ends some of the open flows of sockets; gives whether there are more.
+    pub fn finish_some_sockets(&mut self, now: Moment, effects: &mut Vec<Effect>) -> bool {
+        let has_more = self.sockets.finish(now.boot, EndReason::ForcedEnd, &mut self.changes);
+        self.complete_changes(now, effects);
+        has_more
     }
 
     /// Ends every open flow, tells of all that is held, and judges what is open as it stands.
     pub fn finish(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        self.sockets.finish(now.boot, EndReason::ForcedEnd, &mut self.changes);
-        self.complete_changes(now, effects);
+        while self.finish_some_sockets(now, effects) {}
         while self.finish_some_captured(now, effects) {}
         self.tell_all_dns(now, effects);
         let held = self.completion.hold.release_all();

@@ -32,8 +32,8 @@ use crate::core::{
 
 /// Process row ids kept in memory.
 const IDS_KEPT: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
-/// Rows that are written before their interval is over: as many flows as wait take some megabytes.
-const MANY_ROWS: usize = 8_192;
+/// Rows that are written before their interval is over: as many flows as wait take two megabytes.
+const MANY_ROWS: usize = 4_096;
 /// How often retention is looked at.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 

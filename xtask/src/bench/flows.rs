@@ -56,10 +56,10 @@ fn raise_descriptor_limit() {
 pub struct Holders(Vec<(Child, ChildStdin)>);
 
 impl Holders {
-    /// Starts as many as so many sockets need, and waits until all connections are open.
+    /// Starts as many as so many sockets need, all at once, and waits until all connections are open.
     pub fn start(namespace: &Namespace, sockets: usize) -> Result<Self> {
         let own = std::env::current_exe().context("failed to find this program")?;
-        let mut holders = Self(Vec::new());
+        let (mut holders, mut outputs) = (Self(Vec::new()), Vec::new());
         let mut left = sockets / 2;
         while 0 < left {
             let connections = left.min(PER_PROCESS);
@@ -68,10 +68,12 @@ impl Holders {
             command.args(["bench", "hold-flows", "--connections", &connections.to_string()]);
             let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("failed to start")?;
             let input = child.stdin.take().context("a piped input is there")?;
-            let mut line = String::new();
-            let output = child.stdout.take().context("a piped output is there")?;
-            BufReader::new(output).read_line(&mut line).context("failed to hear of a holder of connections")?;
+            outputs.push(child.stdout.take().context("a piped output is there")?);
             holders.0.push((child, input));
+        }
+        for output in outputs {
+            let mut line = String::new();
+            BufReader::new(output).read_line(&mut line).context("failed to hear of a holder of connections")?;
             if line.trim() != "ready" {
                 bail!("a holder of connections gave up");
             }
@@ -82,8 +84,9 @@ impl Holders {
 
 impl Drop for Holders {
     fn drop(&mut self) {
-        for (mut child, input) in self.0.drain(..) {
-            drop(input);
+        let (children, inputs): (Vec<_>, Vec<_>) = self.0.drain(..).unzip();
+        drop(inputs);
+        for mut child in children {
             let _ = child.wait();
         }
     }

@@ -45,12 +45,20 @@ const PARTS_PER_FLOW: usize = 4;
 const LEAST_ROOM: usize = 1_024;
 
 /// What the kernel counts as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 struct PartKey {
-    /// The socket's cookie; of the kernel's own sockets, which share none, the network namespace's.
-    cookie: u64,
     scope: Scope,
     key: FlowKey,
+    id: PartId,
+}
+
+/// A part as the table knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct PartId {
+    /// The socket's cookie; of the kernel's own sockets, which share none, the network namespace's.
+    cookie: u64,
+    /// Hash of scope and addresses, by a key of this run: of one socket's parts, no two have the same.
+    print: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,7 +116,7 @@ fn class_of(ownership: &Ownership) -> LedgerClass {
 pub struct SocketTracker<U = ()> {
     settings: FlowSettings,
     flows: Slab<U>,
-    parts: HashMap<PartKey, Part, RandomState>,
+    parts: HashMap<PartId, Part, RandomState>,
     tuples: HashMap<live::Tuple, FlowId, RandomState>,
     ghosts: Ghosts,
     /// When to look at open flows.
@@ -184,7 +192,7 @@ impl<U: Default> SocketTracker<U> {
         let (key, _) = FlowKey::of_endpoints(flow.transport, flow.source, flow.destination);
         // By the socket alone: another network namespace may have a flow between the same ends.
         let id = [Scope::Primary, Scope::Peer].into_iter().find_map(|scope| {
-            let part = self.parts.get(&PartKey { cookie: flow.cookie, scope, key })?;
+            let part = self.parts.get(&self.part_key(flow.cookie, scope, key).id)?;
             part.flow.filter(|id| self.flows.contains_key(id))
         })?;
         self.flows.get_mut(&id).map(|live| (id, &mut live.user))
@@ -203,11 +211,15 @@ impl<U: Default> SocketTracker<U> {
         }
     }
 
+    fn part_key(&self, cookie: u64, scope: Scope, key: FlowKey) -> PartKey {
+        PartKey { scope, key, id: PartId { cookie, print: self.parts.hasher().hash_one((scope, key)) } }
+    }
+
     /// Takes one report; gives what it added, each byte once.
     pub fn report(&mut self, report: &SocketReport, observer: &mut impl Observer<U>) -> Counted {
         self.now = self.now.max(report.at);
         let cookie = if report.scope == SocketScope::Kernel { report.netns } else { report.cookie };
-        let part_key = PartKey { cookie, scope: report.scope.into(), key: key_of(report) };
+        let part_key = self.part_key(cookie, report.scope.into(), key_of(report));
         if !report.is_closed && !self.has_room_for(&part_key) {
             self.statistics.reports_refused += 1;
             return Counted::default();
@@ -218,7 +230,7 @@ impl<U: Default> SocketTracker<U> {
         let grown = self.growth(&part_key, report);
         let id = self.flow_of(&part_key, report, &grown, observer);
         if report.is_closed && grown.is_held {
-            self.parts.remove(&part_key);
+            self.parts.remove(&part_key.id);
         }
         let Some(id) = id else { return self.absorb(&part_key, report, &grown) };
         let counted = self.apply(id, report, &grown);
@@ -252,7 +264,7 @@ impl<U: Default> SocketTracker<U> {
             },
         };
         if grown.is_held
-            && let Some(part) = self.parts.get_mut(part_key)
+            && let Some(part) = self.parts.get_mut(&part_key.id)
         {
             part.flow = Some(id);
         }
@@ -426,8 +438,9 @@ impl<U: Default> SocketTracker<U> {
         if let Some(ages) = &mut self.ages {
             ages.remove(&live.age(id));
         }
-        if self.tuples.get(&live.tuple) == Some(&id) {
-            self.tuples.remove(&live.tuple);
+        let tuple = live.tuple();
+        if self.tuples.get(&tuple) == Some(&id) {
+            self.tuples.remove(&tuple);
         }
         if live.transport == Transport::TCP && live.has_primary {
             self.ghosts.keep(&live, at);

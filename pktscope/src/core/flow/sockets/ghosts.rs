@@ -54,7 +54,7 @@ impl Ghosts {
     pub(super) fn keep<U>(&mut self, live: &LiveFlow<U>, ended_at: BootTime) {
         let is_in_order = matches!(live.phase, Phase::Closed(_, EndReason::EndOfFlow));
         let answers_fin = is_in_order && socket_tcp::is_active_close(&live.tcp);
-        self.kept.push_back(Ghost { tuple: live.tuple, ended_at, class: class_of(&live.ownership), answers_fin });
+        self.kept.push_back(Ghost { tuple: live.tuple(), ended_at, class: class_of(&live.ownership), answers_fin });
     }
 
     fn find(&mut self, tuple: &Tuple) -> Option<&Ghost> {

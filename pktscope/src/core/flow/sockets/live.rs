@@ -26,7 +26,9 @@ pub(super) enum Phase {
 
 #[derive(Debug)]
 pub(super) struct LiveFlow<U> {
-    pub(super) tuple: Tuple,
+    netns: u64,
+    /// Of its key, which has no ports where the transport has none.
+    ports: [u16; 2],
     pub(super) transport: Transport,
     pub(super) local: Endpoint,
     pub(super) remote: Endpoint,
@@ -54,7 +56,8 @@ impl<U: Default> LiveFlow<U> {
     pub(super) fn new(tuple: Tuple, report: &SocketReport, started_at: BootTime, sweep: u64) -> Self {
         let (opening, icmp) = answered(report);
         Self {
-            tuple,
+            netns: tuple.0,
+            ports: tuple.1.ports,
             transport: report.transport,
             local: report.local,
             remote: report.remote,
@@ -78,6 +81,12 @@ impl<U: Default> LiveFlow<U> {
 }
 
 impl<U> LiveFlow<U> {
+    /// What it is found by.
+    pub(super) fn tuple(&self) -> Tuple {
+        let (key, _) = FlowKey::of_endpoints(self.transport, self.local, self.remote);
+        (self.netns, FlowKey { ports: self.ports, ..key })
+    }
+
     pub(super) fn is_confirmed(&self) -> bool {
         self.sent.packets > 0 && self.received.packets > 0
     }

@@ -44,16 +44,16 @@ impl<U: Default> SocketTracker<U> {
     /// Without its part a report would be counted again at every sweep.
     pub(super) fn has_room_for(&self, part_key: &PartKey) -> bool {
         let bound = self.settings.max_flows.saturating_mul(PARTS_PER_FLOW);
-        self.parts.len() < bound || self.parts.contains_key(part_key)
+        self.parts.len() < bound || self.parts.contains_key(&part_key.id)
     }
 
     /// What the part grew by since its last report. A part whose first report is its last is not held.
     pub(super) fn growth(&mut self, part_key: &PartKey, report: &SocketReport) -> Grown {
         let sweep = self.sweep;
         let &SocketReport { sent, received, segment_header_bytes, .. } = report;
-        let Some(part) = self.parts.get_mut(part_key) else {
+        let Some(part) = self.parts.get_mut(&part_key.id) else {
             if !report.is_closed {
-                self.parts.insert(*part_key, Part { flow: None, sent, received, segment_header_bytes, sweep });
+                self.parts.insert(part_key.id, Part { flow: None, sent, received, segment_header_bytes, sweep });
             }
             return Grown::first(report);
         };

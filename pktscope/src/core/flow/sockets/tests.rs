@@ -623,7 +623,7 @@ fn room_of_flows_that_have_gone_is_given_up() {
     for number in 2..=40_000 {
         tracker.report(&SocketReport { is_closed: true, ..of(number) }, &mut changes);
     }
-    tracker.tick(at(20), &mut changes);
+    while tracker.tick(at(20), &mut changes) {}
     assert_eq!(tracker.len(), 1);
     assert!(tracker.parts.capacity() < 20_000 && tracker.flows.capacity() < 20_000);
     tracker.report(&of(2), &mut changes);
@@ -632,6 +632,30 @@ fn room_of_flows_that_have_gone_is_given_up() {
     let ended: Vec<u64> =
         changes.iter().filter(|(action, _)| *action == FlowAction::Ended).map(|(_, f)| f.id.0).collect();
     assert_eq!((ended.len(), ended.last(), tracker.len()), (40_000, Some(&1), 1));
+}
+
+#[test]
+fn many_flows_that_are_over_at_once_are_told_some_at_a_time() {
+    let (mut tracker, mut changes) = (tracker(), Changes::new());
+    let of = |number: u16, is_closed| {
+        let local = Endpoint { port: number, ..report().local };
+        SocketReport { cookie: u64::from(number), local, is_closed, ..report() }
+    };
+    (1..=5_000).for_each(|number| _ = tracker.report(&of(number, false), &mut changes));
+    (1..=2_500).for_each(|number| _ = tracker.report(&of(number, true), &mut changes));
+    changes.clear();
+    let mut told = Vec::new();
+    let mut note = |has_more: bool, changes: &mut Changes| {
+        assert!(changes.iter().all(|(action, _)| *action == FlowAction::Ended));
+        told.push((has_more, changes.len()));
+        changes.clear();
+        has_more
+    };
+    while note(tracker.tick(at(30), &mut changes), &mut changes) {}
+    while note(tracker.finish(at(31), EndReason::ForcedEnd, &mut changes), &mut changes) {}
+    let ticks = [(true, 1_024), (true, 1_024), (false, 452)];
+    assert_eq!(told, [&ticks[..], &ticks].concat());
+    assert!(tracker.is_empty() && tracker.parts.is_empty());
 }
 
 #[test]

@@ -12,7 +12,7 @@ impl<U: Default> SocketTracker<U> {
     pub(super) fn is_whole(&self, part_key: &PartKey, report: &SocketReport, observer: &impl Observer<U>) -> bool {
         is_over(report)
             && observer.takes_whole()
-            && !self.parts.contains_key(part_key)
+            && !self.parts.contains_key(&part_key.id)
             && [report.netns, 0].iter().all(|netns| !self.tuples.contains_key(&(*netns, part_key.key)))
     }
 
