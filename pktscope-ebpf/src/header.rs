@@ -96,7 +96,7 @@ fn head_words(skb: *mut __sk_buff, offset: u32) -> Option<[u64; 3]> {
 
 /// First byte of an IP header.
 #[inline(always)]
-fn first_byte(skb: *mut __sk_buff, offset: u32) -> Option<u8> {
+pub fn first_byte(skb: *mut __sk_buff, offset: u32) -> Option<u8> {
     let data = context!(skb, data) as usize as *const u8;
     let end = context!(skb, data_end) as usize as *const u8;
     // SAFETY: as above.

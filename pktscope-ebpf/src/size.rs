@@ -30,7 +30,11 @@ pub struct Size {
 /// walked here: packets that are segmented have none in practice, and fragments take the fast path only in IPv4's stead.
 #[inline(always)]
 pub fn fast_size<W: Way>(skb: *mut __sk_buff, netns: u64, protocol: u8) -> Size {
-    let first = header::load::<1>(skb, 0).map_or(0, |[first]| first);
+    let bytes = context!(skb, len);
+    if context!(skb, gso_size) == 0 && (bytes <= MIN_MTU || protocol == protocol::TCP) {
+        return whole(bytes);
+    }
+    let first = header::first_byte(skb, 0).unwrap_or(0);
     let is_v6 = first >> 4 == 6;
     let network_bytes = if is_v6 { header::IPV6_HEADER_BYTES } else { u32::from(first & 0xf) * 4 };
     size::<W>(skb, Layout { network_bytes, is_v6 }, protocol, netns)
@@ -46,8 +50,14 @@ pub fn size<W: Way>(skb: *mut __sk_buff, layout: Layout, protocol: u8, netns: u6
     } else if bytes > MIN_MTU {
         fragmented::<W>(skb, layout, protocol, netns)
     } else {
-        Size { bytes: u64::from(bytes), packets: 1, header_bytes: 0 }
+        whole(bytes)
     }
+}
+
+/// A packet that is on the wire as it is here.
+#[inline(always)]
+fn whole(bytes: u32) -> Size {
+    Size { bytes: u64::from(bytes), packets: 1, header_bytes: 0 }
 }
 
 /// Undoes segmentation offload: every segment has the headers again (net/core/gso.c, `skb_gso_segment`).
@@ -66,13 +76,12 @@ fn segmented(skb: *mut __sk_buff, layout: Layout, protocol: u8, segment_bytes: u
 #[inline(always)]
 fn fragmented<W: Way>(skb: *mut __sk_buff, layout: Layout, protocol: u8, netns: u64) -> Size {
     let bytes = context!(skb, len);
-    let whole = Size { bytes: u64::from(bytes), packets: 1, header_bytes: 0 };
     if protocol == protocol::TCP {
-        return whole;
+        return whole(bytes);
     }
     let mtu = mtu::<W>(skb, netns);
     if bytes <= mtu {
-        return whole;
+        return whole(bytes);
     }
     let added = if layout.is_v6 { 8 } else { 0 };
     let headers = layout.network_bytes + added;
