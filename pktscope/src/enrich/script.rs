@@ -124,15 +124,13 @@ impl Search<'_> {
     fn open_where_it_was(&mut self, path: &str) -> io::Result<OpenFile> {
         let ended = || io::Error::other("the process ended before its working directory could be read");
         let wanted = self.question.folder.ok_or_else(ended)?;
-        let seen = self.seen.folder(wanted).and_then(|path| open_folder_in_root(self.around.host_root, path).ok());
-        let parents = self.around.parent.and_then(|parent| parent.working_directory().ok());
-        let folders = parents.into_iter().chain(seen);
-        let folder = folders.into_iter().find(|folder| is_folder(folder, wanted)).ok_or_else(ended)?;
-        let file = OpenFile::open_in_folder(folder, path)?;
-        match self.around.parent {
-            Some(parent) => parent.if_there(file),
-            None => Ok(file),
+        if let Some(parent) = self.around.parent
+            && let Some(folder) = parent.working_directory().ok().filter(|folder| is_folder(folder, wanted))
+        {
+            return parent.if_there(OpenFile::open_in_folder(folder, path)?);
         }
+        let seen = self.seen.folder(wanted).and_then(|path| open_folder_in_root(self.around.host_root, path).ok());
+        OpenFile::open_in_folder(seen.filter(|folder| is_folder(folder, wanted)).ok_or_else(ended)?, path)
     }
 }
 
