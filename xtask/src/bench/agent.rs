@@ -109,6 +109,19 @@ impl Agent {
     }
 }
 
+/// Refuses to measure beside another agent: what runs without one here would run with that one.
+pub fn expect_no_other(program: &Path) -> Result<()> {
+    let name = program.file_name().unwrap_or_default().as_encoded_bytes();
+    let is_agent = |folder: &Path| fs::read(folder.join("comm")).is_ok_and(|comm| comm.trim_ascii_end() == name);
+    let folders = fs::read_dir("/proc").context("failed to read /proc")?;
+    let other = folders.filter_map(Result::ok).map(|entry| entry.path()).find(|folder| is_agent(folder));
+    if let Some(folder) = other {
+        let pid = folder.file_name().unwrap_or_default().display();
+        bail!("process {pid} is an agent, too, and would be in every figure: stop it first");
+    }
+    Ok(())
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         // SAFETY: kill takes no pointers; the child has not been waited for.

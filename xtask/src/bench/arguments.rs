@@ -5,7 +5,7 @@ use std::{env, os::unix::process::CommandExt, path::PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::{detection, flow_tracker, flows, idle, kernel, overhead, replay};
+use super::{agent::expect_no_other, detection, flow_tracker, flows, idle, kernel, overhead, replay};
 use crate::{
     build_ebpf::{self, Profile},
     command,
@@ -60,6 +60,7 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
     if !root::is_root() {
         return become_root(&agent);
     }
+    expect_no_other(&agent)?;
     match &arguments.figure {
         Figure::Kernel(arguments) => kernel::measure(&agent, arguments),
         Figure::Overhead(arguments) => overhead::measure(&agent, arguments),
