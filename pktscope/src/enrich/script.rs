@@ -147,3 +147,36 @@ fn descriptor_of(path: &str) -> Option<u32> {
     let number = path.strip_prefix("/dev/fd/").or_else(|| path.strip_prefix("/proc/self/fd/"))?;
     number.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        os::unix::fs::MetadataExt,
+        process::Command,
+    };
+
+    use super::*;
+    use crate::{core::process::FileId, enrich::procfs::Proc};
+
+    #[test]
+    fn a_folder_that_was_seen_before_needs_no_parent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
+        fs::write(path.join("job.sh"), "true\n").unwrap();
+        let stat = fs::metadata(&path).unwrap();
+        let id = FileId { device: stat.dev(), inode: stat.ino() };
+        let mut seen = SeenFiles::default();
+        seen.remember_folder(id, path.to_str().unwrap().to_owned());
+        let mut process = Command::new("sleep").arg("60").current_dir("/").spawn().unwrap();
+        let parent = Proc::new().open_pid(process.id()).unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let host_root = File::open("/").unwrap().into();
+        let around = Surroundings { own: None, parent: Some(&parent), host_root: &host_root };
+        let question = ProcessLookup { folder: Some(id), ..ProcessLookup::default() };
+        let mut search = Search { question: &question, around: &around, seen: &mut seen, now: Moment::default() };
+        let found = search.find("/bin/sh", "sh\0job.sh\0").unwrap();
+        assert_eq!((&*found.path, found.file.is_some()), (path.join("job.sh").to_str().unwrap(), true), "{found:?}");
+    }
+}
