@@ -78,12 +78,10 @@ impl Desk {
         }
     }
 
-    /// Lets the pipeline see the time, and the store write where many flows are over at once.
+    /// Lets the pipeline see the time; where many flows are over at once it is to see it again in the next turn.
     pub(super) fn tick(&mut self, now: Moment) {
-        while self.pipeline.tick(now, &mut self.effects) {
-            self.hand_out(now);
-            self.outputs.let_write(PATIENCE);
-        }
+        let has_more = self.pipeline.tick(now, &mut self.effects);
+        self.schedule.note_ticked(has_more);
     }
 
     /// Ends every open flow, and tells of all that is left.

@@ -20,6 +20,7 @@ pub(super) struct Schedule {
     sweep: Duration,
     ledger: Duration,
     is_busy: bool,
+    is_behind: bool,
     next_sweep: BootTime,
     next_tick: BootTime,
     next_ledger: BootTime,
@@ -33,6 +34,7 @@ impl Schedule {
             sweep,
             ledger,
             is_busy: false,
+            is_behind: false,
             next_sweep: now.plus(sweep),
             next_tick: now,
             next_ledger: now.plus(ledger),
@@ -47,12 +49,12 @@ impl Schedule {
 
     /// How long to wait before the next read.
     pub(super) fn until_poll(&self) -> Duration {
-        if self.is_busy { Duration::ZERO } else { self.poll }
+        if self.is_busy || self.is_behind { Duration::ZERO } else { self.poll }
     }
 
     /// How long the next read waits for the store where that is behind: no longer than it would wait were there less.
     pub(super) fn patience(&self) -> Duration {
-        if self.is_busy { self.poll } else { Duration::ZERO }
+        self.poll - self.until_poll()
     }
 
     pub(super) fn note_read(&mut self, records: usize) {
@@ -77,6 +79,16 @@ impl Schedule {
     /// Whether what changed in detection is to be handed to the store; says so once. An alert's rows never wait.
     pub(super) fn is_save_due(&mut self, now: BootTime) -> bool {
         is_due(&mut self.next_save, SAVE, now)
+    }
+
+    /// Notes that the pipeline saw the time, and whether it has more to tell of it.
+    pub(super) fn note_ticked(&mut self, has_more: bool) {
+        self.is_behind = has_more;
+    }
+
+    /// Whether the pipeline has more to tell of the time that it saw.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Whether the pipeline is to see the time; says so once.
@@ -134,7 +146,19 @@ mod tests {
     fn a_filling_ring_is_read_again_at_once() {
         let mut schedule = schedule();
         assert_eq!(schedule.until_poll(), Duration::from_millis(50));
+        assert_eq!(schedule.patience(), Duration::ZERO);
         schedule.note_read(5_000);
-        assert_eq!(schedule.until_poll(), Duration::ZERO);
+        assert_eq!((schedule.until_poll(), schedule.patience()), (Duration::ZERO, Duration::from_millis(50)));
+        schedule.note_read(4_095);
+        assert_eq!(schedule.until_poll(), Duration::from_millis(50));
+    }
+
+    #[test]
+    fn what_is_left_of_a_tick_follows_at_once() {
+        let mut schedule = schedule();
+        schedule.note_ticked(true);
+        assert_eq!((schedule.until_poll(), schedule.is_behind()), (Duration::ZERO, true));
+        schedule.note_ticked(false);
+        assert_eq!((schedule.until_poll(), schedule.is_behind()), (Duration::from_millis(50), false));
     }
 }

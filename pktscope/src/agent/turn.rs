@@ -104,18 +104,21 @@ impl Turns {
         self.desk.schedule.note_read(read);
         self.desk.take_answers(now);
         self.desk.step(self.events.drain(..), now);
-        self.desk.outputs.let_write(self.desk.schedule.patience());
         if self.desk.schedule.is_ledger_due(now.boot) {
             self.close_ledger(now);
         } else if self.desk.schedule.is_sweep_due(now.boot) {
             self.sweep(SweepKind::Changed, now);
         }
-        if self.desk.schedule.is_tick_due(now.boot) {
+        let is_tick_due = self.desk.schedule.is_tick_due(now.boot);
+        if is_tick_due || self.desk.schedule.is_behind() {
             self.desk.tick(now);
+        }
+        if is_tick_due {
             self.rates.note(now.boot, &self.desk.pipeline.counters(), self.sensor.records());
         }
         self.desk.hand_out(now);
         self.desk.outputs.flush();
+        self.desk.outputs.let_write(self.desk.schedule.patience());
     }
 
     fn sweep(&mut self, kind: SweepKind, now: Moment) {
