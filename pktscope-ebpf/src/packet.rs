@@ -282,7 +282,7 @@ fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState)
     let Some(layout) = header::parse::<W>(skb, 0, &mut key.tuple) else {
         return unparsed(skb);
     };
-    let known = if state.is_null() { new_state(sk, &key.tuple) } else { state };
+    let known = if state.is_null() { new_state(skb, sk, &key.tuple) } else { state };
     // SAFETY: a socket's state, which the verifier knows.
     let state = unsafe { known.as_mut() };
     key.netns = match &state {
@@ -412,7 +412,7 @@ fn register<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: &mut SocketSt
 /// Gives a state to a socket that nobody owns, so that it is counted like any other; null for the kernel's control
 /// sockets, which are everybody's.
 #[inline(always)]
-fn new_state(sk: *mut bpf_sock, tuple: &Tuple) -> *mut SocketState {
+fn new_state(skb: *mut __sk_buff, sk: *mut bpf_sock, tuple: &Tuple) -> *mut SocketState {
     // The control sockets that send RSTs and TIME_WAIT's ACKs are raw and closed (net/ipv4/tcp_ipv4.c, `tcp_sk_init`).
     let is_tcp = tuple.protocol == protocol::TCP && context!(sk, state) != TCP_CLOSE;
     if !is_tcp && !has_port_numbers(tuple.protocol) {
@@ -423,7 +423,9 @@ fn new_state(sk: *mut bpf_sock, tuple: &Tuple) -> *mut SocketState {
         emit::count(Counter::StorageFailed, 1);
     } else {
         // SAFETY: not null.
-        unsafe { own_subflow(&mut *state, sk) };
+        let state = unsafe { &mut *state };
+        state.netns = netns_of(skb);
+        own_subflow(state, sk);
     }
     state
 }

@@ -168,12 +168,15 @@ fn abandon(mut stream: TcpStream) {
     while is_taken(&mut stream) {}
 }
 
+fn connect(end: &Host, to: &TcpListener) -> std::io::Result<TcpStream> {
+    end.namespace.run(|| TcpStream::connect(to.local_addr().unwrap()))
+}
+
 #[test]
 fn connections_that_no_process_holds_are_explained_while_they_are_open() {
     skip_if!(missing_privilege());
     let pair = Pair::new().unwrap();
     let agent = agent_inside(&pair.near.namespace);
-    let connect = |end: &Host, to: &TcpListener| end.namespace.run(|| TcpStream::connect(to.local_addr().unwrap()));
     for family in FAMILIES {
         let listen = |end: &Host| end.namespace.run(|| TcpListener::bind((end.addr(family), 0))).unwrap();
         let [near, far] = [&pair.near, &pair.far].map(listen);
@@ -239,7 +242,11 @@ fn older_sockets_of_another_namespace_are_not_in_the_ledger() {
     let run = format!("tcp --to {} --bytes 90000 --pause --linger", server.addr);
     let mut older = Traffic::new(&other.near.namespace, &run).start().unwrap();
     let sent = older.report().unwrap();
+    // Of the other end nobody tells whose it is: it waits to be accepted.
+    let unaccepting = other.near.namespace.run(|| TcpListener::bind((other.near.v4, 0))).unwrap();
+    let mut unaccepted = connect(&other.far, &unaccepting).unwrap();
     let agent = agent_inside(&pair.near.namespace);
+    unaccepted.write_all(&[7; 9_000]).unwrap();
     older.go_on().unwrap();
     agent.expect(DEADLINE, "the older socket's flow", |event| {
         event.is("flow") && event.pid() == sent.pid && event.volume().sent_bytes >= 90_000
@@ -250,6 +257,7 @@ fn older_sockets_of_another_namespace_are_not_in_the_ledger() {
     let twice = |event: &Event| event.number("pktscope.ledger.tx.counted_twice_bytes");
     assert_eq!(agent.events(|event| event.is("ledger")).iter().map(twice).sum::<u64>(), 0);
     older.finish().unwrap();
+    drop((unaccepted, unaccepting));
 }
 
 #[test]

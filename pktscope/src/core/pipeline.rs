@@ -287,12 +287,11 @@ impl Pipeline {
         self.complete_changes(now, effects);
     }
 
-    /// Whether a report is of the agent's network namespace. Of the kernel's own sockets only their addresses tell where
-    /// their packets cannot be asked.
+    /// Whether a report is of the agent's network namespace. Of the kernel's own sockets, and of those that are older than
+    /// the agent and no process held, only their addresses tell where their packets cannot be asked.
     fn is_in_ledger(&self, report: &SocketReport) -> bool {
         match report.netns {
-            0 if report.scope == SocketScope::Kernel => self.own_addresses.contains(&report.local.addr),
-            0 => true,
+            0 => self.own_addresses.contains(&report.local.addr),
             netns => self.settings.netns == 0 || self.settings.netns == netns,
         }
     }
