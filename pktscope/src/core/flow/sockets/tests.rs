@@ -9,6 +9,9 @@ use crate::core::{
     process::ProcessKey,
 };
 
+mod expire;
+mod whole;
+
 type Changes = Vec<(FlowAction, FlowSnapshot)>;
 
 fn at(seconds: u64) -> BootTime {
@@ -97,105 +100,6 @@ fn a_short_connection_is_one_flow_from_its_last_report_alone() {
     assert_eq!((flow.direction, flow.started_at), (Direction::Egress, at(9)));
     assert_eq!(flow.ended, Some((at(10), EndReason::EndOfFlow)));
     assert_eq!(pid_of(flow), Some(7));
-}
-
-/// Takes whole flows.
-#[derive(Default)]
-struct Patient(Changes);
-
-impl Observer<()> for Patient {
-    fn change(&mut self, action: FlowAction, _at: BootTime, flow: FlowSnapshot, _user: &mut ()) {
-        self.0.push((action, flow));
-    }
-
-    fn takes_whole(&self) -> bool {
-        true
-    }
-}
-
-#[test]
-fn a_short_connection_is_told_once_to_who_waits_for_its_end() {
-    let (mut tracker, mut seen) = (tracker(), Patient::default());
-    let closed = SocketReport { is_closed: true, ..report() };
-    tracker.report(&closed, &mut seen);
-    let late = SocketReport { cookie: 0, scope: SocketScope::Kernel, sent: volume(1, 52), tcp: None, ..closed.clone() };
-    tracker.report(&SocketReport { received: Volume::default(), ..late }, &mut seen);
-    tracker.tick(at(10), &mut seen);
-    assert!(seen.0.is_empty(), "what the kernel sends for it may still come");
-    tracker.tick(at(12), &mut seen);
-    assert_eq!(actions(&seen.0), [(FlowAction::Whole, 1)]);
-    let flow = &seen.0[0].1;
-    assert_eq!((flow.sent.packets, flow.received.packets), (6, 5), "with the ACK, and the FIN that it answers");
-    assert_eq!(flow.ended, Some((at(10), EndReason::EndOfFlow)));
-    assert!(tracker.is_empty());
-}
-
-#[test]
-fn a_connection_that_both_sides_closed_is_told_at_once() {
-    let (mut tracker, mut seen) = (tracker(), Patient::default());
-    let last = tcp(7).map(|tcp| TcpReport { has_fin_received: true, ..tcp });
-    let closed = SocketReport { is_closed: true, tcp: last, ..report() };
-    let counted = tracker.report(&closed, &mut seen);
-    assert_eq!(counted.growth.wire_bytes, [1000, 2000]);
-    assert_eq!(actions(&seen.0), [(FlowAction::Whole, 1)]);
-    let flow = &seen.0[0].1;
-    assert_eq!((flow.sent, flow.received), (volume(5, 1000), volume(4, 2000)));
-    assert_eq!((flow.started_at, flow.last_seen, flow.ended), (at(9), at(10), Some((at(10), EndReason::EndOfFlow))));
-    assert_eq!(pid_of(flow), Some(7));
-    let again =
-        SocketReport { cookie: 0, scope: SocketScope::Kernel, sent: volume(1, 52), tcp: None, ..closed.clone() };
-    let late = tracker.report(&SocketReport { received: Volume::default(), ..again }, &mut seen);
-    assert_eq!(late.growth.wire_bytes[0], 52, "the kernel's answer to a FIN that came again is the owner's");
-    tracker.report(&SocketReport { at: at(30), started_at: at(29), cookie: 101, ..closed }, &mut seen);
-    tracker.tick(at(40), &mut seen);
-    assert_eq!(actions(&seen.0), [(FlowAction::Whole, 1), (FlowAction::Whole, 2)]);
-    assert!(tracker.is_empty());
-}
-
-#[test]
-fn what_else_may_come_is_waited_for() {
-    let closed = |change: fn(&mut TcpReport)| {
-        let mut last = TcpReport { has_fin_received: true, ..tcp(7).unwrap() };
-        change(&mut last);
-        SocketReport { is_closed: true, tcp: Some(last), ..report() }
-    };
-    let waits = [
-        closed(|tcp| tcp.has_fin_received = false),
-        closed(|tcp| tcp.is_reset_received = true),
-        closed(|tcp| tcp.is_reset_sent = true),
-        closed(|tcp| tcp.error = 32),
-        closed(|tcp| tcp.is_established = false),
-        SocketReport { is_closed: false, ..closed(|_| {}) },
-        SocketReport { scope: SocketScope::Peer, ..closed(|_| {}) },
-    ];
-    for report in waits {
-        let (mut tracker, mut seen) = (tracker(), Patient::default());
-        tracker.report(&report, &mut seen);
-        assert!(seen.0.iter().all(|(action, _)| *action == FlowAction::Started), "{report:?}");
-    }
-}
-
-#[test]
-fn an_open_connection_is_told_at_once_whoever_waits() {
-    let (mut tracker, mut seen) = (tracker(), Patient::default());
-    tracker.report(&report(), &mut seen);
-    tracker.report(&SocketReport { is_closed: true, at: at(11), ..report() }, &mut seen);
-    tracker.tick(at(13), &mut seen);
-    assert_eq!(actions(&seen.0), [(FlowAction::Started, 1), (FlowAction::Ended, 1)]);
-}
-
-#[test]
-fn connections_that_close_out_of_order_end_in_order() {
-    let (mut tracker, mut seen) = (tracker(), Patient::default());
-    for (cookie, millis) in [(1, 500), (2, 100), (3, 300), (4, 900)] {
-        let remote = Endpoint { port: 1000 + cookie as u16, ..report().remote };
-        let closed_at = BootTime(at(10).0 + millis * 1_000_000);
-        tracker.report(&SocketReport { cookie, remote, at: closed_at, is_closed: true, ..report() }, &mut seen);
-    }
-    tracker.tick(BootTime(at(11).0 + 400_000_000), &mut seen);
-    assert_eq!(actions(&seen.0), [(FlowAction::Whole, 2), (FlowAction::Whole, 3), (FlowAction::Whole, 1)]);
-    tracker.finish(at(12), EndReason::ForcedEnd, &mut seen);
-    assert_eq!(seen.0[3].1.ended, Some((BootTime(at(10).0 + 900_000_000), EndReason::EndOfFlow)));
 }
 
 #[test]
@@ -608,79 +512,4 @@ fn who_sends_frames_may_be_known_only_after_the_first() {
     let later = SocketReport { user: stamp(8), at: at(11), sent: volume(6, 1100), ..frames_report() };
     let counted = tracker.report(&later, &mut changes);
     assert_eq!((counted.class, counted.growth.wire_bytes), (Some(LedgerClass::Attributed), [100, 0]));
-}
-
-#[test]
-fn room_of_flows_that_have_gone_is_given_up() {
-    let (mut tracker, mut changes) = (tracker(), Changes::new());
-    let of = |number: u16| {
-        let local = Endpoint { port: number, ..report().local };
-        SocketReport { cookie: u64::from(number), local, ..report() }
-    };
-    for number in 1..=40_000 {
-        tracker.report(&of(number), &mut changes);
-    }
-    for number in 2..=40_000 {
-        tracker.report(&SocketReport { is_closed: true, ..of(number) }, &mut changes);
-    }
-    while tracker.tick(at(20), &mut changes) {}
-    assert_eq!(tracker.len(), 1);
-    assert!(tracker.parts.capacity() < 20_000 && tracker.flows.capacity() < 20_000);
-    tracker.report(&of(2), &mut changes);
-    tracker.report(&SocketReport { is_closed: true, at: at(21), ..of(1) }, &mut changes);
-    tracker.tick(at(30), &mut changes);
-    let ended: Vec<u64> =
-        changes.iter().filter(|(action, _)| *action == FlowAction::Ended).map(|(_, f)| f.id.0).collect();
-    assert_eq!((ended.len(), ended.last(), tracker.len()), (40_000, Some(&1), 1));
-}
-
-#[test]
-fn many_flows_that_are_over_at_once_are_told_some_at_a_time() {
-    let (mut tracker, mut changes) = (tracker(), Changes::new());
-    let of = |number: u16, is_closed| {
-        let local = Endpoint { port: number, ..report().local };
-        SocketReport { cookie: u64::from(number), local, is_closed, ..report() }
-    };
-    (1..=5_000).for_each(|number| _ = tracker.report(&of(number, false), &mut changes));
-    (1..=2_500).for_each(|number| _ = tracker.report(&of(number, true), &mut changes));
-    changes.clear();
-    let mut told = Vec::new();
-    let mut note = |has_more: bool, changes: &mut Changes| {
-        assert!(changes.iter().all(|(action, _)| *action == FlowAction::Ended));
-        told.push((has_more, changes.len()));
-        changes.clear();
-        has_more
-    };
-    while note(tracker.tick(at(30), &mut changes), &mut changes) {}
-    while note(tracker.finish(at(31), EndReason::ForcedEnd, &mut changes), &mut changes) {}
-    let ticks = [(true, 1_024), (true, 1_024), (false, 452)];
-    assert_eq!(told, [&ticks[..], &ticks].concat());
-    assert!(tracker.is_empty() && tracker.parts.is_empty());
-}
-
-#[test]
-fn what_goes_on_after_the_active_time_out_begins_where_that_ended() {
-    let settings = FlowSettings { active_timeout: Some(Duration::from_secs(60)), ..FlowSettings::default() };
-    let (mut tracker, mut changes) = (SocketTracker::<()>::new(settings, FlowId(1)), Changes::new());
-    let grown = |seconds, packets| SocketReport { at: at(seconds), sent: volume(packets, 1000 * packets), ..report() };
-    tracker.report(&grown(10, 5), &mut changes);
-    tracker.tick(at(70), &mut changes);
-    for seconds in [75, 100, 150] {
-        tracker.report(&grown(seconds, 6), &mut changes);
-        tracker.sweep_done(at(seconds), &mut changes);
-    }
-    tracker.report(&grown(155, 7), &mut changes);
-    let told: Vec<_> = changes.iter().filter(|(action, _)| *action != FlowAction::Updated).collect();
-    let told: Vec<_> = told.iter().map(|(action, flow)| (*action, flow.id.0, flow.started_at)).collect();
-    assert_eq!(
-        told,
-        [
-            (FlowAction::Started, 1, at(9)),
-            (FlowAction::Ended, 1, at(9)),
-            (FlowAction::Started, 2, at(70)),
-            (FlowAction::Ended, 2, at(70)),
-            // It was silent when every socket was reported.
-            (FlowAction::Started, 3, at(150)),
-        ]
-    );
 }
