@@ -147,4 +147,12 @@ mod tests {
         assert_eq!(parse_bytes("VmPeak:\t  9 kB\nVmRSS:\t   40960 kB\n", "VmRSS:"), Some(40 * 1024 * 1024));
         assert_eq!(parse_bytes("", "VmRSS:"), None);
     }
+
+    #[test]
+    fn another_agent_is_refused_by_its_name() {
+        let own = fs::read_to_string("/proc/self/comm").unwrap();
+        let refused = expect_no_other(&Path::new("/elsewhere").join(own.trim_end())).unwrap_err();
+        assert!(refused.to_string().contains("stop it first"), "{refused}");
+        expect_no_other(Path::new("/usr/bin/no-such-name")).unwrap();
+    }
 }
