@@ -57,7 +57,7 @@ struct PartKey {
 struct PartId {
     /// The socket's cookie; of the kernel's own sockets, which share none, the network namespace's.
     cookie: u64,
-    /// Hash of scope and addresses, by a key of this run: of one socket's parts, no two have the same.
+    /// Hash of scope and addresses, by a key of this run: two parts of one socket share it by chance alone, once in 2⁶⁴ pairs.
     print: u64,
 }
 
