@@ -105,6 +105,9 @@ pub mod features {
     pub const NO_TRACING_STORAGE: u64 = 1 << 5;
     /// What TIME_WAIT answers carries its socket, so that the egress hook is skipped (since 6.13).
     pub const SILENT_TIME_WAIT: u64 = 1 << 6;
+    /// The state of a TCP socket may be in a slot of an array: where tracing programs can read it there, and a packet tells its
+    /// network namespace, so that an accepted socket's handshake is found.
+    pub const SLOTS: u64 = 1 << 7;
 }
 
 /// Slots of the `SETTINGS` array, which the agent may change while the programs run.
@@ -117,8 +120,13 @@ pub mod settings {
     pub const TUNNELS: u32 = 2;
     /// The number of the sweep that goes on.
     pub const SWEEP: u32 = 3;
-    /// Number of slots.
-    pub const COUNT: u32 = 4;
+    /// 1: another sweep comes by the sockets that have storage.
+    pub const SWEEP_SLOTS_ONLY: u32 = 4;
+    /// 1: new sockets get a slot. Only once all hooks are attached: what a listener accepts has its owner by the handshake,
+    /// which must have been seen, and the end of what has a slot must be.
+    pub const GIVE_SLOTS: u32 = 5;
+    /// Number of settings.
+    pub const COUNT: u32 = 6;
 }
 
 /// Bits of the setting `TUNNELS`: what there are tunnels over.

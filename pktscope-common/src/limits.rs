@@ -34,3 +34,5 @@ pub const SENDER_ENTRIES: u32 = 16_384;
 pub const FRAME_SOCKET_ENTRIES: u32 = 4_096;
 /// Number of interfaces whose MTU is known.
 pub const INTERFACE_ENTRIES: u32 = 1_024;
+/// Default number of TCP sockets whose state needs no memory of its own; a power of two.
+pub const SLOT_ENTRIES: u32 = 16_384;

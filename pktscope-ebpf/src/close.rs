@@ -22,7 +22,7 @@ use crate::{
     header::{context, protocol},
     kernel::{self, Kernel},
     maps::{FRAME_SOCKETS, SETTINGS, SOCKETS},
-    peer,
+    peer, slot,
     socket::{self, TaskFile},
 };
 
@@ -45,8 +45,10 @@ struct TcpDetail {
 /// using it tells who did.
 #[inline(always)]
 pub fn released(sock: *mut bpf_sock) {
-    let is_tcp = context!(sock, protocol) == u32::from(protocol::TCP);
-    let Some(state) = (unsafe { SOCKETS.get(sock.cast(), 0).as_mut() }) else { return };
+    let is_tcp = is_tcp(sock);
+    // SAFETY: the helper takes the context.
+    let cookie = if is_tcp { unsafe { bpf_get_socket_cookie(sock.cast()) } } else { 0 };
+    let Some(state) = (unsafe { slot::state(sock.cast(), cookie).as_mut() }) else { return };
     if is_tcp {
         socket::held_last(state);
         if kernel::has_feature(features::NO_TRACING_STORAGE) {
@@ -55,6 +57,15 @@ pub fn released(sock: *mut bpf_sock) {
     } else {
         end(state, TcpDetail::default());
     }
+}
+
+/// `SOCK_STREAM` of include/linux/net.h.
+const SOCK_STREAM: u32 = 1;
+
+/// Whether a socket's end is told as TCP's: a raw socket may have its protocol number.
+#[inline(always)]
+pub fn is_tcp(sock: *mut bpf_sock) -> bool {
+    context!(sock, protocol) == u32::from(protocol::TCP) && context!(sock, type_) == SOCK_STREAM
 }
 
 /// A TCP connection older than the agent, whose end nothing tells of (see [`tcp_changed`]): from now on each of its few
@@ -78,11 +89,16 @@ fn told(state: &mut SocketState, tcp: TcpDetail) {
 /// A TCP socket dies: closed, or replaced by a TIME_WAIT one. Two programs see it; the first that is run reports it.
 #[inline(always)]
 pub fn tcp_destroyed(sk: *mut c_void) {
-    let Some(state) = (unsafe { SOCKETS.get(sk, 0).as_mut() }) else { return };
-    if state.flags & (flags::REGISTERED | flags::ENDED) != flags::REGISTERED {
-        return;
+    let Some(state) = (unsafe { socket::traced_state(sk).as_mut() }) else { return };
+    if state.flags & (flags::REGISTERED | flags::ENDED) == flags::REGISTERED {
+        state.flags |= flags::ENDED;
+        tcp_ended(sk, state);
     }
-    state.flags |= flags::ENDED;
+    slot::free(socket::cookie_of(sk));
+}
+
+#[inline(always)]
+fn tcp_ended(sk: *mut c_void, state: &mut SocketState) {
     let tcp = tcp_detail(sk);
     if may_linger(state.flags | tcp.flags) && tcp.error == 0 && is_lingering_told(state) {
         state.flags |= flags::LINGERS;
@@ -176,7 +192,7 @@ pub fn reset(sk: *mut c_void, bit: u32) {
     if sk.is_null() {
         return;
     }
-    if let Some(state) = unsafe { SOCKETS.get(sk, 0).as_mut() } {
+    if let Some(state) = unsafe { socket::traced_state(sk).as_mut() } {
         state.flags |= bit;
     }
 }
@@ -228,8 +244,18 @@ pub fn swept(ctx: *const SocketElement) -> i32 {
 /// The same for a socket that a process holds.
 #[inline(always)]
 pub fn swept_file(ctx: *const TaskFile) -> i32 {
-    let Some(sk) = socket::socket_of(ctx) else { return NEXT };
-    match unsafe { SOCKETS.get(sk, 0).as_mut() } {
+    match socket::socket_of(ctx) {
+        Some(sk) => swept_one(sk),
+        None => NEXT,
+    }
+}
+
+/// The same for a socket met elsewhere than with its storage.
+#[inline(always)]
+fn swept_one(sk: *mut c_void) -> i32 {
+    let is_swept_otherwise = SETTINGS.get(settings::SWEEP_SLOTS_ONLY).copied().unwrap_or(0) != 0;
+    let state = if is_swept_otherwise { slot::find(socket::cookie_of(sk)) } else { socket::traced_state(sk) };
+    match unsafe { state.as_mut() } {
         Some(state) => swept_socket(sk, state),
         None => NEXT,
     }
@@ -255,10 +281,7 @@ pub fn swept_tcp(ctx: *const TcpSocket) -> i32 {
     if sk.is_null() {
         return NEXT;
     }
-    match unsafe { SOCKETS.get(sk, 0).as_mut() } {
-        Some(state) => swept_socket(sk, state),
-        None => NEXT,
-    }
+    swept_one(sk)
 }
 
 #[inline(always)]

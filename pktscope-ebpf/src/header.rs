@@ -276,3 +276,9 @@ pub fn transport_bytes(skb: *mut __sk_buff, at: u32, protocol: u8) -> u32 {
         _ => 0,
     }
 }
+
+/// Whether packets of a protocol begin with two port numbers; TCP's are not asked for.
+#[inline(always)]
+pub fn has_port_numbers(protocol: u8) -> bool {
+    matches!(protocol, protocol::UDP | protocol::UDPLITE | protocol::SCTP)
+}

@@ -136,7 +136,7 @@ fn control<T: Copy>(skb: Kernel, field: Field) -> T {
 
 /// Where the place of a connection is that TIME_WAIT holds ([`peer::expect_lingering`]).
 #[inline(always)]
-fn key_of(sk: Kernel) -> PeerKey {
+pub fn key_of(sk: Kernel) -> PeerKey {
     let mut key: PeerKey = kernel::zeroed();
     read_tuple(&mut key.tuple, sk);
     if kernel::has_feature(features::SKB_NETNS)

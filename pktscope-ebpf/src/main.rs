@@ -25,6 +25,8 @@ mod kernel;
 #[cfg(target_arch = "bpf")]
 mod linger;
 #[cfg(target_arch = "bpf")]
+mod lookup;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;
@@ -36,6 +38,8 @@ mod process;
 mod programs;
 #[cfg(target_arch = "bpf")]
 mod size;
+#[cfg(target_arch = "bpf")]
+mod slot;
 #[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]

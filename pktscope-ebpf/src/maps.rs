@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_spin_lock},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     helpers::generated::bpf_sk_storage_get,
     macros::btf_map,
@@ -13,7 +13,7 @@ use pktscope_common::{
     knobs::settings,
     limits::{
         DEVICE_ENTRIES, FRAME_SOCKET_ENTRIES, INTERFACE_ENTRIES, KEPT_ENTRIES, OVERFLOW_ENTRIES, PEER_ENTRIES,
-        RING_BYTES, SENDER_ENTRIES,
+        RING_BYTES, SENDER_ENTRIES, SLOT_ENTRIES,
     },
     record::{KeptKey, KeptRecord},
     state::{Counts, DeviceState, PeerKey, PeerState, SocketState, Stamp},
@@ -54,6 +54,26 @@ impl<T> ClonedStorage<T> {
 /// State of every socket; lives and dies with it. Written by every program, read by sweeps.
 #[btf_map]
 pub static SOCKETS: ClonedStorage<SocketState> = ClonedStorage::new();
+
+/// States of TCP sockets, by the low bits of their cookies; see [`crate::slot`]. Written by every program.
+#[btf_map]
+pub static SLOTS: Array<Slot, { SLOT_ENTRIES as usize }> = Array::new();
+
+/// Room for the state of a socket.
+///
+/// Four cache lines. An array's first element begins 8 bytes before a line (include/linux/bpf.h, `bpf_array`), so the key and
+/// the state's first bytes share one, and the state lies as it does in storage.
+#[repr(C)]
+pub struct Slot {
+    pub lock: bpf_spin_lock,
+    reserved: u32,
+    /// The socket's cookie; 0 where the slot is free.
+    pub key: u64,
+    pub state: SocketState,
+    rest: [u64; 7],
+}
+
+const _: () = assert!(size_of::<Slot>() == 256);
 
 /// Peers of unconnected sockets beyond the first, handshakes, kernel sockets. Written by packets, read and emptied by the
 /// agent.

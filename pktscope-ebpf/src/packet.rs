@@ -1,5 +1,5 @@
 //! Counting. A packet of a connected socket touches the socket's own state and nothing else: no clock, no record, no
-//! map, no parsing.
+//! other map, no parsing.
 
 use core::{
     ffi::c_void,
@@ -8,8 +8,8 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_skc_to_mptcp_sock},
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::bpf_get_socket_cookie,
 };
 use pktscope_common::{
     counters::Counter,
@@ -20,15 +20,12 @@ use pktscope_common::{
 use crate::{
     close, emit,
     header::{self, Received, Sent, Way, context, protocol},
-    inspect, kernel,
-    maps::SOCKETS,
-    peer,
+    inspect, kernel, lookup, peer,
     size::{MIN_MTU, Size, fast_size, repeated, size},
 };
 
-/// `TCP_SYN_SENT`, `TCP_CLOSE` and `TCP_LISTEN` of include/net/tcp_states.h.
+/// `TCP_SYN_SENT` and `TCP_LISTEN` of include/net/tcp_states.h.
 const TCP_SYN_SENT: u32 = 2;
-const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
 
 /// Counts a packet that leaves.
@@ -49,7 +46,7 @@ fn count<W: Way>(skb: *mut __sk_buff) {
     if sk.is_null() {
         return;
     }
-    let state = SOCKETS.get(sk.cast(), 0);
+    let state = lookup::state_of(skb, sk);
     if state.is_null() {
         return slow::<W>(skb, sk, state);
     }
@@ -241,7 +238,7 @@ unsafe fn is_first_peer_v6<W: Way>(data: *const u8, state: *const SocketState) -
 unsafe fn has_ports<W: Way>(at: *const u8, tuple: *const Tuple) -> bool {
     // SAFETY: the caller checked the packet's length.
     unsafe {
-        if !has_port_numbers((*tuple).protocol) {
+        if !header::has_port_numbers((*tuple).protocol) {
             return false;
         }
         let source = at.cast::<u16>().read_unaligned();
@@ -250,11 +247,6 @@ unsafe fn has_ports<W: Way>(at: *const u8, tuple: *const Tuple) -> bool {
         let remote = addr_of!((*tuple).remote_port).cast::<u16>().read();
         if W::IS_SENT { source == local && destination == remote } else { source == remote && destination == local }
     }
-}
-
-#[inline(always)]
-fn has_port_numbers(protocol: u8) -> bool {
-    matches!(protocol, protocol::UDP | protocol::UDPLITE | protocol::SCTP)
 }
 
 /// Where a packet that is not on the fast path is counted: a socket's state, or a peer's.
@@ -282,12 +274,12 @@ fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState)
     let Some(layout) = header::parse::<W>(skb, 0, &mut key.tuple) else {
         return unparsed(skb);
     };
-    let known = if state.is_null() { new_state(skb, sk, &key.tuple) } else { state };
+    let known = if state.is_null() { lookup::new_state(skb, sk, &mut key) } else { state };
     // SAFETY: a socket's state, which the verifier knows.
     let state = unsafe { known.as_mut() };
     key.netns = match &state {
         Some(state) => state.netns,
-        None => netns_of(skb),
+        None => lookup::netns_of(skb),
     };
     let size = size::<W>(skb, layout, key.tuple.protocol, key.netns);
     let place = match state {
@@ -310,16 +302,6 @@ fn slow<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: *mut SocketState)
     }
 }
 
-/// Cookie of a packet's network namespace, where a packet can be asked for it; else 0.
-#[inline(always)]
-fn netns_of(skb: *mut __sk_buff) -> u64 {
-    if !kernel::has_feature(features::SKB_NETNS) {
-        return 0;
-    }
-    // SAFETY: the helper takes the context.
-    unsafe { bpf_get_netns_cookie(skb.cast()) }
-}
-
 /// Finds a packet's place.
 #[inline(always)]
 fn place<W: Way>(
@@ -331,7 +313,7 @@ fn place<W: Way>(
 ) -> Place {
     let is_tcp = key.tuple.protocol == protocol::TCP && state.flags & flags::RAW == 0;
     if is_tcp && context!(sk, state) == TCP_LISTEN {
-        return peer::place_handshake::<W>(skb, state, key, size);
+        return peer::place_handshake::<W>(skb, sk, state, key, size);
     }
     if state.flags & flags::REGISTERED == 0 {
         if !may_register::<W>(state, &key.tuple) {
@@ -407,48 +389,4 @@ fn register<W: Way>(skb: *mut __sk_buff, sk: *mut bpf_sock, state: &mut SocketSt
     }
     state.flags |= flags::REGISTERED | if is_tcp { flags::FAST_TCP } else { flags::FAST_OTHER };
     state.flags |= inspect::wanted(tuple, state.flags);
-}
-
-/// Gives a state to a socket that nobody owns, so that it is counted like any other; null for the kernel's control
-/// sockets, which are everybody's.
-#[inline(always)]
-fn new_state(skb: *mut __sk_buff, sk: *mut bpf_sock, tuple: &Tuple) -> *mut SocketState {
-    // The control sockets that send RSTs and TIME_WAIT's ACKs are raw and closed (net/ipv4/tcp_ipv4.c, `tcp_sk_init`).
-    let is_tcp = tuple.protocol == protocol::TCP && context!(sk, state) != TCP_CLOSE;
-    if !is_tcp && !has_port_numbers(tuple.protocol) {
-        return core::ptr::null_mut();
-    }
-    let state = SOCKETS.get(sk.cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE));
-    if state.is_null() {
-        emit::count(Counter::StorageFailed, 1);
-    } else {
-        // SAFETY: not null.
-        let state = unsafe { &mut *state };
-        state.netns = netns_of(skb);
-        own_subflow(state, sk);
-    }
-    state
-}
-
-/// Gives a subflow of MPTCP the owner of its connection: the kernel makes subflows itself (net/mptcp/subflow.c,
-/// `mptcp_subflow_create_socket`). Any other socket is nobody's.
-#[inline(always)]
-fn own_subflow(state: &mut SocketState, sk: *mut bpf_sock) {
-    state.flags = flags::UNOWNED;
-    if !kernel::has_feature(features::MPTCP) {
-        return;
-    }
-    // SAFETY: the helper takes any socket and gives null where it is no subflow.
-    let connection = unsafe { bpf_skc_to_mptcp_sock(sk.cast()) };
-    if connection.is_null() {
-        return;
-    }
-    // SAFETY: a state of the same map, or null.
-    if let Some(owned) = unsafe { SOCKETS.get(connection.cast(), 0).as_ref() } {
-        state.user = owned.user;
-        state.creator = owned.creator;
-        state.method = owned.method;
-        state.netns = owned.netns;
-        state.flags = 0;
-    }
 }

@@ -16,7 +16,7 @@ use crate::{
     emit,
     header::{self, Sent, Way, context, protocol},
     inspect, kernel,
-    maps::{NEW_PEERS, OVERFLOW, PEERS},
+    maps::{NEW_PEERS, OVERFLOW, PEERS, SOCKETS},
     packet::{self, NOWHERE, Place},
     size::Size,
 };
@@ -38,19 +38,65 @@ pub fn has_other_owners(protocol: u8) -> bool {
 
 /// The place of a TCP handshake that a listener sees: the accepted socket takes it over with its own first packet.
 #[inline(always)]
-pub fn place_handshake<W: Way>(skb: *mut __sk_buff, state: &SocketState, key: &mut PeerKey, size: Size) -> Place {
+pub fn place_handshake<W: Way>(
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+    state: &SocketState,
+    key: &mut PeerKey,
+    size: Size,
+) -> Place {
     key.cookie = 0;
     clear_icmp(key);
-    if let Some(peer) = find(key) {
+    let found = find(key);
+    // What the agent left for a silent connection is of an earlier one: its packets would not come to the listener.
+    let is_new = found.as_ref().is_none_or(|peer| peer.flags & flags::ESTABLISHED != 0);
+    let how = if found.is_none() { u64::from(BPF_NOEXIST) } else { 0 };
+    if let Some(peer) = found
+        && !is_new
+    {
+        own(peer, state);
         return place(peer);
     }
     let mut fresh = fresh(skb, key, Some(state), flags::HANDSHAKE | flags::PASSIVE);
     fresh.first_bytes = context!(skb, len) as u16;
     packet::add::<W>(&raw mut fresh.counts, size);
-    if PEERS.insert(&*key, &fresh, u64::from(BPF_NOEXIST)).is_ok() {
+    if PEERS.insert(&*key, &fresh, how).is_ok() {
         return NOWHERE;
     }
-    found_or_full::<W>(skb, key, size)
+    let place = found_or_full::<W>(skb, key, size);
+    if place.counts.is_null() {
+        bequeath(sk, state);
+    }
+    place
+}
+
+/// Gives a handshake the owner of the listener that goes on with it, where that is another than began it.
+#[inline(always)]
+fn own(handshake: &mut PeerState, listener: &SocketState) {
+    if handshake.creator.pid != listener.creator.pid || handshake.user.pid != listener.user.pid {
+        handshake.user = listener.user;
+        handshake.creator = listener.creator;
+        handshake.method = listener.method;
+    }
+}
+
+/// Gives a listener storage, which what it accepts inherits: there was no room to note its owner with a handshake.
+#[inline(always)]
+fn bequeath(sk: *mut bpf_sock, state: &SocketState) {
+    if !kernel::has_feature(features::SLOTS) {
+        return;
+    }
+    let storage = SOCKETS.get(sk.cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    if storage.is_null() {
+        return emit::count(Counter::StorageFailed, 1);
+    }
+    // SAFETY: not null.
+    let storage = unsafe { &mut *storage };
+    storage.netns = state.netns;
+    storage.user = state.user;
+    storage.creator = state.creator;
+    storage.flags = state.flags & (flags::UNOWNED | flags::SHARED);
+    storage.method = state.method;
 }
 
 /// The place of an unconnected socket's further peer.
@@ -279,7 +325,7 @@ pub fn absorb_handshake(state: &mut SocketState, key: &mut PeerKey) {
     // Older kernels do not show the SYN-ACK of IPv6: it leaves by the listener and belongs to the request for a socket,
     // and they want both to be one (include/linux/bpf-cgroup.h, `BPF_CGROUP_RUN_PROG_INET_EGRESS`). Without it there were
     // no accepted socket; it answers those options of the SYN that every listener grants, so it is as long.
-    if counts.sent_packets == 0 && header::is_v6(&key.tuple) {
+    if counts.sent_packets == 0 && counts.received_packets != 0 && header::is_v6(&key.tuple) {
         let bytes = if first_bytes > LONGEST_ANSWER { LONGEST_ANSWER } else { first_bytes };
         (counts.sent_packets, counts.sent_bytes) = (1, u64::from(bytes));
     }

@@ -19,7 +19,9 @@ use crate::{
     close, emit,
     header::{context, protocol},
     kernel::{self, Kernel},
+    linger,
     maps::{NEW_PEERS, PEERS, SENDERS, SOCKETS},
+    peer, slot,
 };
 
 const CREATE: u64 = BPF_SK_STORAGE_GET_F_CREATE as u64;
@@ -54,20 +56,26 @@ pub fn stamp_current(stamp: &mut Stamp) {
 /// Stamps maker and user on a new socket.
 #[inline(always)]
 pub fn created(sock: *mut bpf_sock) {
+    let mut maker: Stamp = kernel::zeroed();
+    stamp_current(&mut maker);
+    // SAFETY: the context is what both helpers take in `cgroup_sock` programs.
+    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(sock.cast()), bpf_get_netns_cookie(sock.cast())) };
+    let is_raw = context!(sock, type_) == SOCK_RAW;
+    let fill = |state: &mut SocketState| {
+        state.creator = maker;
+        state.user = maker;
+        state.method = method::CREATE;
+        state.netns = netns;
+        state.flags = if is_raw { flags::RAW } else { 0 };
+    };
+    if close::is_tcp(sock) && slot::are_given() && !slot::claim(cookie, fill).is_null() {
+        return;
+    }
     let Some(state) = (unsafe { SOCKETS.get(sock.cast(), CREATE).as_mut() }) else {
         return emit::count(Counter::StorageFailed, 1);
     };
-    stamp_current(&mut state.creator);
-    state.user = state.creator;
-    state.method = method::CREATE;
-    if context!(sock, type_) == SOCK_RAW {
-        state.flags = flags::RAW;
-    }
-    // SAFETY: the context is what both helpers take in `cgroup_sock` programs.
-    unsafe {
-        state.cookie = bpf_get_socket_cookie(sock.cast());
-        state.netns = bpf_get_netns_cookie(sock.cast());
-    }
+    fill(state);
+    state.cookie = cookie;
 }
 
 /// Makes the current process a socket's user where it is not yet.
@@ -80,12 +88,34 @@ fn refresh(state: &mut SocketState, how: u8) {
     state.method = how;
 }
 
+/// The cookie of the socket that a call with an address is about.
+#[inline(always)]
+fn cookie_at(ctx: *mut bpf_sock_addr) -> u64 {
+    if !kernel::has_feature(features::SLOTS) {
+        return 0;
+    }
+    // SAFETY: the helper takes the context.
+    unsafe { bpf_get_socket_cookie(ctx.cast()) }
+}
+
+/// The state of a socket met in a tracing program; null where it has none.
+#[inline(always)]
+pub fn traced_state(sk: *mut c_void) -> *mut SocketState {
+    slot::state(sk, cookie_of(sk))
+}
+
+/// The cookie of a socket met in a tracing program; 0 where it has none yet, or none is needed.
+#[inline(always)]
+pub fn cookie_of(sk: *mut c_void) -> u64 {
+    if kernel::has_feature(features::SLOTS) { kernel::read(sk as Kernel, Field::SockCookie) } else { 0 }
+}
+
 /// A process connects a socket: it becomes its user, and an earlier connection is over.
 #[inline(always)]
 pub fn connected(ctx: *mut bpf_sock_addr) {
     // SAFETY: a load from the context; the verifier knows the result as a socket.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
-    let Some(state) = (unsafe { SOCKETS.get(sk.cast(), 0).as_mut() }) else { return };
+    let Some(state) = (unsafe { slot::state(sk.cast(), cookie_at(ctx)).as_mut() }) else { return };
     refresh(state, method::CONNECT);
     if state.flags & flags::REGISTERED != 0 {
         close::reconnected(state);
@@ -107,7 +137,9 @@ pub fn sending(ctx: *mut bpf_sock_addr) {
 pub fn accepted(ctx: *mut bpf_sock_addr) {
     // SAFETY: as above.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
-    let Some(state) = (unsafe { SOCKETS.get(sk.cast(), 0).as_mut() }) else { return };
+    let Some(state) = (unsafe { slot::state(sk.cast(), cookie_at(ctx)).as_mut() }) else {
+        return accepted_early(sk);
+    };
     let is_named = matches!(state.method, method::ACCEPTED | method::SEND | method::CONNECT);
     if is_named
         || state.flags & (flags::ACTIVE | flags::OLD) != 0
@@ -117,6 +149,25 @@ pub fn accepted(ctx: *mut bpf_sock_addr) {
     }
     refresh(state, method::ACCEPTED);
     state.method = method::ACCEPTED;
+}
+
+/// The same for a connection that nothing has come by yet: its first packet finds the owner with the handshake.
+#[inline(always)]
+fn accepted_early(sk: *mut bpf_sock) {
+    if !kernel::has_feature(features::SLOTS) {
+        return;
+    }
+    // SAFETY: the helper takes a socket, and gives null for what is not TCP.
+    let tcp: Kernel = unsafe { bpf_skc_to_tcp_sock(sk.cast()) }.cast_const().cast();
+    if tcp.is_null() {
+        return;
+    }
+    if let Some(handshake) = peer::find(&linger::key_of(tcp))
+        && handshake.flags & flags::HANDSHAKE != 0
+    {
+        stamp_current(&mut handshake.user);
+        handshake.method = method::ACCEPTED;
+    }
 }
 
 /// `PF_KTHREAD` of include/linux/sched.h.
@@ -151,7 +202,7 @@ pub fn sending_on(socket: Kernel) {
         return remember_sender(sk);
     }
     let sk = sk.cast_mut().cast();
-    match unsafe { SOCKETS.get(sk, 0).as_mut() } {
+    match unsafe { traced_state(sk).as_mut() } {
         Some(state) => refresh(state, method::SEND),
         None => adopt(sk),
     }
@@ -191,7 +242,7 @@ pub fn recall_sender(state: &mut SocketState) {
 /// A process has sent.
 #[inline(always)]
 pub fn sent(sk: *mut c_void) {
-    match unsafe { SOCKETS.get(sk, 0).as_mut() } {
+    match unsafe { traced_state(sk).as_mut() } {
         Some(state) if state.flags & flags::SENT_TO_PEER == 0 => refresh(state, method::SEND),
         Some(state) => {
             if state.flags & flags::PEER_IS_NEW != 0 {
@@ -305,6 +356,10 @@ pub fn socket_of(ctx: *const TaskFile) -> Option<*mut c_void> {
 /// The first holder found becomes the user; others make the socket shared.
 #[inline(always)]
 fn hold(sk: *mut c_void, task: Kernel) {
+    if !slot::find(cookie_of(sk)).is_null() {
+        // Younger than the agent: its maker is known.
+        return;
+    }
     let Some(state) = (unsafe { SOCKETS.get(sk, CREATE).as_mut() }) else {
         return emit::count(Counter::StorageFailed, 1);
     };

@@ -85,6 +85,8 @@ section! {
         pub peers_max: u32 = 65_536,
         /// Sockets' last records that are kept where the ring buffer is full; more are counted as lost.
         pub kept_max: u32 = 16_384,
+        /// TCP sockets whose state needs no memory of its own; a power of two, or 0 for none.
+        pub slots_max: u32 = 16_384,
         /// How often the ring buffer is read.
         pub poll_interval: Duration = Duration::from_millis(50),
         /// How often the counters of all sockets are read; less often where reading takes long.
@@ -309,6 +311,7 @@ mod tests {
             flows_max = -1
             [sensor]
             ring_bytes = "7MiB"
+            slots_max = 3
             [store]
             batch_interval = "0s"
             [sink.syslog]
@@ -328,6 +331,7 @@ mod tests {
             "sink.syslog.address",
             "store.batch_interval",
             "sensor.ring_bytes",
+            "sensor.slots_max",
         ];
         assert_eq!(paths, expected);
         let intervall = mistakes.iter().find(|mistake| mistake.path == "flow.update_intervall").unwrap();

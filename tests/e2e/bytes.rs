@@ -171,13 +171,15 @@ fn udp_lite_is_counted_as_the_wire_is() {
 #[test]
 fn raw_packets_of_any_protocol_are_counted_as_the_wire_is() {
     skip_if!(missing_privilege());
-    for family in FAMILIES {
+    // What is sent as TCP has no TCP socket, and is no segment that anyone answers.
+    for (family, protocol) in FAMILIES.into_iter().flat_map(|family| [(family, 253), (family, 6)]) {
         let pair = pair();
         let to = pair.far.addr(family);
-        let _sink = RawServer::start(&pair.far.namespace, to, 253).unwrap();
-        let report = run(&pair, &format!("raw --to {to}"));
-        let end = end_of(&AGENT, &report);
-        assert_eq!((end.number("network.iana_number"), end.pid()), (253, report.pid));
+        let _sink = RawServer::start(&pair.far.namespace, to, protocol).unwrap();
+        let run = format!("raw --to {to} --protocol {protocol}");
+        let report = Traffic::new(&pair.near.namespace, &run).run().unwrap();
+        let end = AGENT.expect(DEADLINE, "the flow's end", |event| event.is_flow_end() && event.pid() == report.pid);
+        assert_eq!(end.number("network.iana_number"), u64::from(protocol.unsigned_abs()), "{end}");
         expect_volume(&AGENT, &pair.near, family, Side::Opener, "raw");
     }
 }

@@ -16,6 +16,7 @@ mod ownership;
 mod pressure;
 mod programs;
 mod resolver;
+mod slots;
 mod spine;
 mod standing;
 mod verdicts;

@@ -243,6 +243,7 @@ fn started_with(before: &Config, now: &Config) -> Vec<&'static str> {
         ("sensor.ring_bytes", was.ring_bytes != is.ring_bytes),
         ("sensor.peers_max", was.peers_max != is.peers_max),
         ("sensor.kept_max", was.kept_max != is.kept_max),
+        ("sensor.slots_max", was.slots_max != is.slots_max),
         ("sensor.traffic_control", was.traffic_control != is.traffic_control),
         ("store", before.store != now.store),
         ("sink", before.sink != now.sink),

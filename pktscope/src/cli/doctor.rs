@@ -37,6 +37,7 @@ pub(super) fn run(place: &Place, format: Format) -> anyhow::Result<()> {
         ring_bytes: u32::try_from(config.sensor.ring_bytes.0).unwrap_or(u32::MAX),
         peer_entries: config.sensor.peers_max,
         kept_entries: config.sensor.kept_max,
+        slot_entries: config.sensor.slots_max,
         traffic_control: if config.sensor.traffic_control { TrafficControl::Trial } else { TrafficControl::Off },
         ..SensorSettings::default()
     };

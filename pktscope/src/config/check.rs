@@ -47,11 +47,19 @@ fn durations(config: &Config, mistakes: &mut Vec<Mistake>) {
     }
 }
 
+/// 256 MiB of them.
+const SLOTS_MOST: u32 = 1 << 20;
+
 fn sizes(config: &Config, mistakes: &mut Vec<Mistake>) {
     let Bytes(ring) = config.sensor.ring_bytes;
     if !ring.is_power_of_two() || !(65_536..=1 << 30).contains(&ring) {
         let what = "a ring buffer's size is a power of two from \"64KiB\" to \"1GiB\"; for example \"8MiB\"";
         mistakes.push(Mistake::new("sensor.ring_bytes", what));
+    }
+    let slots = config.sensor.slots_max;
+    if slots != 0 && !(slots.is_power_of_two() && slots <= SLOTS_MOST) {
+        let what = format!("{slots} is no number of slots; write a power of two up to {SLOTS_MOST}, or 0 for none");
+        mistakes.push(Mistake::new("sensor.slots_max", what));
     }
     let least = [
         ("sensor.peers_max", u64::from(config.sensor.peers_max), 1),

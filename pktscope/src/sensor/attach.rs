@@ -15,7 +15,7 @@ use aya::{
         Iter, Program, ProgramError, SchedClassifier, SockOps,
     },
 };
-use pktscope_common::knobs::{FIELDS, Field, NO_OFFSET};
+use pktscope_common::knobs::{FIELDS, Field, NO_OFFSET, features};
 
 use super::{
     error::SensorError,
@@ -23,18 +23,15 @@ use super::{
     load::KernelFacts,
     session::{self, SensorSettings, TrafficControl},
     snapshot, sys,
+    walks::Walks,
 };
 
 /// What is attached.
 pub(super) struct Attached {
     /// One for each hook, in order.
     pub(super) statuses: Vec<HookStatus>,
-    /// The sweep's iterator.
-    pub(super) sweep: Option<OwnedFd>,
-    /// The iterator over what it does not come by.
-    pub(super) sweep_unheld: Option<OwnedFd>,
-    /// Whether the sweep comes by every socket, also those that no process holds.
-    pub(super) is_sweep_complete: bool,
+    /// What comes by the sockets.
+    pub(super) walks: Walks,
     /// The devices' program, loaded; which devices there are is found out later and again.
     pub(super) device_egress: Option<OwnedFd>,
     /// The same for what arrives.
@@ -56,9 +53,7 @@ pub(super) fn attach(
         .map_err(|_| SensorError::BadBtf { path: super::load::VMLINUX_BTF.into(), reason: "aya cannot read it" })?;
     let mut attached = Attached {
         statuses: Vec::with_capacity(HOOKS.len()),
-        sweep: None,
-        sweep_unheld: None,
-        is_sweep_complete: true,
+        walks: Walks::default(),
         device_egress: None,
         device_ingress: None,
     };
@@ -87,7 +82,7 @@ fn attach_hook(
     cgroup: &File,
     attached: &mut Attached,
 ) -> Result<(), String> {
-    if let Need::InsteadOf(other) = hook.need
+    if let Some(other) = hook.need.stands_in_for(facts.features & features::SLOTS != 0)
         && attached.statuses.iter().any(|status| status.program == other && status.is_attached)
     {
         return Err(format!("not needed beside {other}"));
@@ -110,13 +105,10 @@ fn attach_hook(
     let sockets = ebpf.map("SOCKETS").and_then(map_fd);
     let program = ebpf.program_mut(hook.program).ok_or("not in the object")?;
     match hook.kind {
-        Kind::SocketIterator => attached.sweep = Some(link_sweep(program, btf, sockets)?),
+        Kind::SocketIterator => attached.walks.stored = Some(link_sweep(program, btf, sockets)?),
         Kind::FileIterator => run_snapshot(program, btf)?,
-        Kind::FileSweep => {
-            attached.sweep = Some(link_whole_sweep(program, "task_file", btf)?);
-            attached.is_sweep_complete = false;
-        }
-        Kind::TcpSweep => attached.sweep_unheld = Some(link_whole_sweep(program, "tcp", btf)?),
+        Kind::FileSweep => attached.walks.held = Some(link_whole_sweep(program, "task_file", btf)?),
+        Kind::TcpSweep => attached.walks.unheld = Some(link_whole_sweep(program, "tcp", btf)?),
         Kind::DeviceEgress => {
             attached.device_egress = Some(load_classifier(program).map_err(|error| last_line(&error))?)
         }

@@ -46,8 +46,21 @@ pub(super) enum Need {
     Wanted,
     /// Only where the program named was refused.
     InsteadOf(&'static str),
+    /// The same, or where sockets have slots, which it does not come by.
+    BesideSlots(&'static str),
     /// Only to measure others by.
     Reference,
+}
+
+impl Need {
+    /// The program that makes this one needless, if it runs.
+    pub(super) fn stands_in_for(self, has_slots: bool) -> Option<&'static str> {
+        match self {
+            Self::InsteadOf(program) => Some(program),
+            Self::BesideSlots(program) if !has_slots => Some(program),
+            _ => None,
+        }
+    }
 }
 
 /// One program of the sensor.
@@ -67,7 +80,7 @@ pub struct Hook {
 impl Hook {
     /// What is lost where it is refused and what stands in for it is not.
     pub(super) fn loss(&self) -> &'static str {
-        let has_stand_in = HOOKS.iter().any(|other| other.need == Need::InsteadOf(self.program));
+        let has_stand_in = HOOKS.iter().any(|other| other.need.stands_in_for(false) == Some(self.program));
         if has_stand_in { "only what its stand-ins below cannot give" } else { self.lost_without }
     }
 }
@@ -125,6 +138,8 @@ const LINGER_FIELDS: &[Field] = &[
     Field::TcpControlFlags,
 ];
 
+/// The program that tells of the end of TCP sockets.
+pub(super) const TCP_DESTROY: &str = "tcp_destroy_sock";
 /// The program of [`Kind::DeviceEgress`].
 pub(super) const TC_EGRESS: &str = "tc_egress";
 /// The program of [`Kind::DeviceIngress`].
@@ -282,7 +297,7 @@ pub(super) const HOOKS: &[Hook] = &[
         attach_point: "iter/task_file",
         lost_without: "flows are shown only when they end",
         kind: Kind::FileSweep,
-        need: Need::InsteadOf("sweep_sockets"),
+        need: Need::BesideSlots("sweep_sockets"),
         fields: TCP_FIELDS,
     },
     Hook {
@@ -290,11 +305,11 @@ pub(super) const HOOKS: &[Hook] = &[
         attach_point: "iter/tcp",
         lost_without: "the ledger shows TCP connections that no process holds as unknown until they end",
         kind: Kind::TcpSweep,
-        need: Need::InsteadOf("sweep_sockets"),
+        need: Need::BesideSlots("sweep_sockets"),
         fields: TCP_FIELDS,
     },
     Hook {
-        program: "tcp_destroy_sock",
+        program: TCP_DESTROY,
         attach_point: "tp_btf/tcp_destroy_sock",
         lost_without: "the end of TCP connections, and their bytes since the last sweep",
         kind: Kind::Tracepoint,
@@ -417,7 +432,7 @@ mod tests {
     #[test]
     fn stand_ins_stand_below_what_they_stand_in_for() {
         for (at, stand_in) in HOOKS.iter().enumerate() {
-            if let Need::InsteadOf(program) = stand_in.need {
+            if let Some(program) = stand_in.need.stands_in_for(false) {
                 assert!(HOOKS[..at].iter().any(|hook| hook.program == program), "{}", stand_in.program);
             }
         }

@@ -68,6 +68,9 @@ impl KernelFacts {
         if is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_netns_cookie).unwrap_or(false) {
             bits |= features::SKB_NETNS;
         }
+        if bits & features::SKB_NETNS != 0 && bits & features::NO_TRACING_STORAGE == 0 && settings.slot_entries != 0 {
+            bits |= features::SLOTS;
+        }
         let netns = UnixDatagram::unbound().and_then(|socket| sys::netns_cookie(socket.as_raw_fd())).unwrap_or(0);
         Ok(Self { offsets: types.offsets(), features: bits, netns, is_storage_iterable: is_storage_iterable(&types) })
     }
@@ -93,13 +96,17 @@ pub(super) fn load(settings: &SensorSettings, facts: &KernelFacts) -> Result<Ebp
     if OBJECT.0.is_empty() {
         return Err(SensorError::NotBuilt);
     }
+    // A map has an element at least.
+    let slots = if facts.features & features::SLOTS == 0 { 1 } else { settings.slot_entries };
     EbpfLoader::new()
+        .override_global("SLOT_MASK", &u64::from(slots - 1), true)
         .override_global("OFFSETS", facts.offsets.as_slice(), true)
         .override_global("FEATURES", &facts.features, true)
         .override_global("NETNS", &facts.netns, true)
         .map_max_entries("RECORDS", settings.ring_bytes)
         .map_max_entries("PEERS", settings.peer_entries)
         .map_max_entries("KEPT", settings.kept_entries)
+        .map_max_entries("SLOTS", slots)
         .load(&OBJECT.0)
         .map_err(explain)
 }

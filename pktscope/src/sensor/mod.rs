@@ -24,6 +24,7 @@ mod session;
 mod snapshot;
 mod statistics;
 mod sys;
+mod walks;
 
 pub use error::SensorError;
 pub use hooks::{Hook, HookStatus};

@@ -1,12 +1,6 @@
 //! MTUs of every network namespace's interfaces: what the kernel programs undo fragmentation with.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, io, path::Path};
 
 use aya::maps::{HashMap, MapData};
 
@@ -31,7 +25,7 @@ impl Mtus {
     /// Reads the interfaces of every network namespace that has a name or a process. One that cannot be entered is left out: the
     /// kernel programs count what they then have to assume.
     pub(super) fn refresh(&mut self, sockets: &Sockets<MapData>) {
-        for path in namespaces().into_values().take(MAX_NAMESPACES) {
+        for path in netns::all().into_values().take(MAX_NAMESPACES) {
             let Ok(entries) = read_in(&path, sockets) else { continue };
             for (key, mtu) in entries {
                 // A full map leaves the interface unknown, which is counted where it matters.
@@ -41,15 +35,6 @@ impl Mtus {
     }
 }
 
-/// One path into each network namespace, by its inode number.
-fn namespaces() -> BTreeMap<u64, PathBuf> {
-    let entries = |folder| fs::read_dir(folder).into_iter().flatten().flatten();
-    // Those that `ip netns` names need no process.
-    let named = entries("/run/netns").map(|name| name.path());
-    let paths = named.chain(entries("/proc").map(|process| process.path().join("ns/net")));
-    paths.filter_map(|path| Some((fs::metadata(&path).ok()?.ino(), path))).collect()
-}
-
 /// Key and MTU of every interface of a namespace.
 fn read_in(path: &Path, sockets: &Sockets<MapData>) -> io::Result<Vec<(u64, u32)>> {
     netns::inside(&File::open(path)?, || {
@@ -57,15 +42,4 @@ fn read_in(path: &Path, sockets: &Sockets<MapData>) -> io::Result<Vec<(u64, u32)
         let devices = interfaces::list().map_err(io::Error::other)?;
         Ok(devices.iter().map(|device| (cookie << 32 | u64::from(device.index), device.mtu)).collect())
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_its_own_namespace() {
-        let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
-        assert!(namespaces().contains_key(&own));
-    }
 }

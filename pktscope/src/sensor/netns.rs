@@ -2,9 +2,14 @@
 
 use std::{
     borrow::Borrow,
-    fs::File,
+    collections::BTreeMap,
+    fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
+    path::PathBuf,
     thread,
 };
 
@@ -49,6 +54,23 @@ pub(super) fn own_cookie(sockets: &Sockets<impl Borrow<MapData>>) -> io::Result<
     cookie_of(socket(AddressFamily::INET, SocketType::DGRAM, None)?, sockets)
 }
 
+/// One path into each network namespace, by its inode number.
+pub(super) fn all() -> BTreeMap<u64, PathBuf> {
+    let entries = |folder| fs::read_dir(folder).into_iter().flatten().flatten();
+    // Those that `ip netns` names need no process.
+    let named = entries("/run/netns").map(|name| name.path());
+    let paths = named.chain(entries("/proc").map(|process| process.path().join("ns/net")));
+    paths.filter_map(|path| Some((fs::metadata(&path).ok()?.ino(), path))).collect()
+}
+
+/// The inode number of this thread's network namespace.
+///
+/// # Errors
+/// The system's, without `/proc`.
+pub(super) fn own_inode() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
+}
+
 /// Does something in another network namespace, on a thread of its own: a thread cannot be trusted to find its way back.
 ///
 /// # Errors
@@ -65,4 +87,14 @@ pub(super) fn inside<R: Send>(namespace: &File, work: impl FnOnce() -> io::Resul
         let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, enter)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the work in a network namespace panicked")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_its_own_namespace() {
+        assert!(all().contains_key(&own_inode().unwrap()));
+    }
 }

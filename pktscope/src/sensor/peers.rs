@@ -30,6 +30,15 @@ const MOST_ABSENCES: u32 = 2;
 /// `TCP_FIN_TIMEOUT`).
 const LINGER_SWEEPS: u32 = 61;
 
+/// Sweeps for which a handshake that was told is remembered, without a count, for a connection that is silent: where
+/// sockets have slots only the handshake names the owner of what a listener accepts. An hour or two.
+const SILENT_SWEEPS: u32 = 7_200;
+/// Connections that are remembered so: an eighth of the table's default size.
+const MOST_SILENT: u32 = 8_192;
+
+/// `BPF_NOEXIST` of include/uapi/linux/bpf.h.
+const NOEXIST: u64 = 1;
+
 /// What was reported of a peer.
 #[derive(Clone, Copy, Default)]
 struct Seen {
@@ -51,6 +60,9 @@ pub(super) struct Peers {
     /// At most as many as the table holds.
     seen: AHashMap<Key, Seen>,
     generation: u32,
+    /// Whether silent connections are remembered, and how many are.
+    remembers_silent: bool,
+    silent: u32,
     /// Sockets that ended since the last sweep: their peers end with them.
     ended: AHashSet<u64>,
     keys: Vec<PeerKey>,
@@ -66,6 +78,7 @@ impl Peers {
         overflow: HashMap<MapData, u64, Counts>,
         senders: HashMap<MapData, u64, Stamp>,
         frame_sockets: HashMap<MapData, u64, u32>,
+        remembers_silent: bool,
     ) -> Self {
         Self {
             table,
@@ -74,6 +87,8 @@ impl Peers {
             frame_sockets,
             seen: AHashMap::new(),
             generation: 0,
+            remembers_silent,
+            silent: 0,
             ended: AHashSet::new(),
             keys: Vec::new(),
             values: Vec::new(),
@@ -106,6 +121,7 @@ impl Peers {
         take: &mut dyn FnMut(&mut Vec<Event>),
     ) -> io::Result<()> {
         self.generation = self.generation.wrapping_add(1);
+        self.silent = 0;
         let entries = sys::lookup_all(self.table.map().fd().as_fd(), &mut self.keys, &mut self.values)?;
         self.name_senders(entries);
         self.note_absences(entries, whole_sweep);
@@ -167,6 +183,13 @@ impl Peers {
         let has_grown = packets != seen.packets;
         seen.idle_sweeps = if has_grown { 0 } else { seen.idle_sweeps + 1 };
         seen.packets = packets;
+        let is_handshake = state.flags & flags::HANDSHAKE != 0;
+        if is_handshake && packets == 0 {
+            self.silent += 1;
+            return if seen.idle_sweeps >= SILENT_SWEEPS {
+                drop(self.table.remove(key))
+            };
+        }
         let is_place = state.flags & flags::LINGERS != 0;
         let is_short = state.flags & (flags::HANDSHAKE | flags::KERNEL) != 0;
         let limit = if is_short { SHORT_IDLE_SWEEPS } else { IDLE_SWEEPS };
@@ -180,7 +203,6 @@ impl Peers {
             return self.free(at, key, state, events);
         }
         // A handshake waits for the socket that takes it over; what the kernel sends is the ledger's business at once.
-        let is_handshake = state.flags & flags::HANDSHAKE != 0;
         if (has_grown || kind != SweepKind::Changed) && !is_handshake {
             events.push(Event::Socket(decode::peer(key, state, at, IsClosed::No)));
         }
@@ -195,6 +217,20 @@ impl Peers {
         }
         if self.table.remove(key).is_ok() {
             events.push(Event::Socket(decode::peer(key, &last, at, IsClosed::Yes)));
+            self.remember(key, last);
+        }
+    }
+
+    /// Leaves the owner of a complete handshake, which was told, for the connection's first packet.
+    fn remember(&mut self, key: &PeerKey, told: PeerState) {
+        let is_complete = told.counts.sent_packets != 0 && told.counts.received_packets > 1;
+        let is_silent = told.flags & flags::HANDSHAKE != 0 && (is_complete || told.flags & flags::ESTABLISHED != 0);
+        if self.remembers_silent && is_silent && self.silent < MOST_SILENT {
+            let silent = PeerState { counts: Counts::default(), flags: told.flags | flags::ESTABLISHED, ..told };
+            // Where a packet came meanwhile the listener has noted the owner again.
+            if self.table.insert(key, silent, NOEXIST).is_ok() {
+                self.silent += 1;
+            }
         }
     }
 

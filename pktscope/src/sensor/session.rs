@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -14,14 +14,14 @@ use aya::{
 use pktscope_common::{
     counters::{COUNTER_NAMES, Counter},
     knobs::{features, settings, tunnels},
-    limits::{KEPT_ENTRIES, PEER_ENTRIES, RING_BYTES},
+    limits::{KEPT_ENTRIES, PEER_ENTRIES, RING_BYTES, SLOT_ENTRIES},
 };
 
 use super::{
     attach,
     devices::{DevicePrograms, Devices},
     error::SensorError,
-    hooks::{HookStatus, TC_EGRESS, TC_INGRESS},
+    hooks::{HookStatus, TC_EGRESS, TC_INGRESS, TCP_DESTROY},
     kept::Kept,
     linger::Lingering,
     load::{self, KernelFacts},
@@ -32,6 +32,7 @@ use super::{
     ring::{self, RingCounts},
     statistics::{self, ProgramStatistics},
     sys,
+    walks::Walks,
 };
 use crate::core::{
     event::{Event, UnownedReading},
@@ -55,6 +56,8 @@ pub struct SensorSettings {
     pub peer_entries: u32,
     /// Sockets' last records that are kept where the ring buffer is full.
     pub kept_entries: u32,
+    /// TCP sockets whose state needs no memory of its own: a power of two, or 0.
+    pub slot_entries: u32,
     /// Whether first bytes of flows are read for server names, and DNS.
     pub inspect_payload: bool,
     /// Whether what passes no inet socket is counted where it leaves by a device.
@@ -70,6 +73,7 @@ impl Default for SensorSettings {
             ring_bytes: RING_BYTES,
             peer_entries: PEER_ENTRIES,
             kept_entries: KEPT_ENTRIES,
+            slot_entries: SLOT_ENTRIES,
             inspect_payload: true,
             traffic_control: TrafficControl::On,
             has_reference: false,
@@ -110,9 +114,7 @@ pub struct Sensor {
     lingering: Lingering,
     counters: PerCpuArray<MapData, u64>,
     settings: Array<MapData, u32>,
-    sweep: Option<OwnedFd>,
-    sweep_unheld: Option<OwnedFd>,
-    is_sweep_complete: bool,
+    walks: Walks,
     /// Sweeps so far.
     sweeps: u32,
     devices: Option<Devices>,
@@ -186,14 +188,13 @@ impl Sensor {
                 take(&mut ebpf, "OVERFLOW")?,
                 take(&mut ebpf, "SENDERS")?,
                 take(&mut ebpf, "FRAME_SOCKETS")?,
+                facts.features & features::SLOTS != 0,
             ),
             sweeps: 0,
             sockets,
             mtus,
             assumed_mtus: 0,
-            sweep: attached.sweep,
-            sweep_unheld: attached.sweep_unheld,
-            is_sweep_complete: attached.is_sweep_complete,
+            walks: attached.walks,
             hooks: attached.statuses,
             cgroup,
             map_fds,
@@ -201,7 +202,20 @@ impl Sensor {
             ebpf,
         };
         sensor.note_devices();
+        if facts.features & features::SLOTS != 0 {
+            sensor.give_slots();
+        }
         Ok(sensor)
+    }
+
+    /// Lets new sockets have slots, where everything that they need is attached.
+    fn give_slots(&mut self) {
+        let is_end_told = self.hooks.iter().any(|hook| hook.program == TCP_DESTROY && hook.is_attached);
+        // Slots that are there cannot be refused.
+        let _ = self.settings.set(settings::SWEEP_SLOTS_ONLY, u32::from(self.walks.stored.is_some()), 0);
+        if is_end_told && self.walks.held.is_some() {
+            let _ = self.settings.set(settings::GIVE_SLOTS, 1, 0);
+        }
     }
 
     /// Takes up devices that came since, and says what became of the program there.
@@ -269,7 +283,7 @@ impl Sensor {
         self.refresh_mtus();
         self.peers.note_ends(events);
         // A walk that paused may have missed some.
-        let whole_sweep = (pauses == 0 && self.sweep.is_some()).then_some(self.sweeps);
+        let whole_sweep = (pauses == 0 && !self.walks.is_empty()).then_some(self.sweeps);
         let Self { peers, lingering, .. } = self;
         let mut take_with_ends = |events: &mut Vec<Event>| {
             lingering.report_answered(events);
@@ -278,7 +292,7 @@ impl Sensor {
         let swept = peers.sweep(kind, whole_sweep, at, events, &mut take_with_ends);
         lingering.report_answered(events);
         swept.map_err(fault("read the peers' counters"))?;
-        if kind != SweepKind::Changed && pauses == 0 && self.is_sweep_complete {
+        if kind != SweepKind::Changed && pauses == 0 && self.walks.is_complete() {
             events.push(Event::SweepDone(at));
         }
         Ok(())
@@ -299,37 +313,19 @@ impl Sensor {
         take: &mut dyn FnMut(&mut Vec<Event>),
     ) -> io::Result<u64> {
         self.empty_ring(events, take);
-        let Some(link) = self.sweep.take() else { return Ok(0) };
-        self.sweeps = self.sweeps.wrapping_add(1);
-        let set = self.settings.set(settings::SWEEP, self.sweeps, 0).map_err(io::Error::other);
-        let run = self.run_sweep(&link, kind != SweepKind::Changed, events, take);
-        self.sweep = Some(link);
-        let run = set.and(run);
-        if kind != SweepKind::Changed
-            && let Some(link) = self.sweep_unheld.take()
-        {
-            // The others have just been reported.
-            let unheld = self.run_sweep(&link, false, events, take);
-            self.sweep_unheld = Some(link);
-            return run.and_then(|pauses| Ok(pauses + unheld?));
+        if self.walks.is_empty() {
+            return Ok(0);
         }
-        run
-    }
-
-    /// Runs a sweep's iterator; gives how often it had to pause for the ring to be read.
-    fn run_sweep(
-        &mut self,
-        link: &OwnedFd,
-        is_full: bool,
-        events: &mut Vec<Event>,
-        take: &mut dyn FnMut(&mut Vec<Event>),
-    ) -> io::Result<u64> {
-        self.settings.set(settings::FULL_SWEEP, u32::from(is_full), 0).map_err(io::Error::other)?;
+        self.sweeps = self.sweeps.wrapping_add(1);
+        self.settings.set(settings::SWEEP, self.sweeps, 0).map_err(io::Error::other)?;
         let mut pauses = 0;
-        sys::run_iterator(link.as_fd(), || {
-            pauses += 1;
-            self.empty_ring(events, take);
-        })?;
+        for walk in self.walks.open(kind)? {
+            self.settings.set(settings::FULL_SWEEP, u32::from(walk.tells_all), 0).map_err(io::Error::other)?;
+            sys::read_iterator(walk.iterator, || {
+                pauses += 1;
+                self.empty_ring(events, take);
+            })?;
+        }
         Ok(pauses)
     }
 

@@ -153,7 +153,7 @@ pub(super) fn link_tcx(program: BorrowedFd<'_>, interface: u32, way: Way) -> io:
 ///
 /// # Errors
 /// The system's.
-fn open_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
+pub(super) fn open_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
     let mut attributes = IteratorCreate { link_fd: link.as_raw_fd() as u32, flags: 0 };
     bpf(BPF_ITER_CREATE, &mut attributes).map(|fd| File::from(own(fd)))
 }
@@ -162,8 +162,15 @@ fn open_iterator(link: BorrowedFd<'_>) -> io::Result<File> {
 ///
 /// # Errors
 /// The system's.
-pub(super) fn run_iterator(link: BorrowedFd<'_>, mut make_room: impl FnMut()) -> io::Result<()> {
-    let mut file = open_iterator(link)?;
+pub(super) fn run_iterator(link: BorrowedFd<'_>, make_room: impl FnMut()) -> io::Result<()> {
+    read_iterator(open_iterator(link)?, make_room)
+}
+
+/// The same with an iterator that was opened, which walks the network namespace where that was done.
+///
+/// # Errors
+/// The system's.
+pub(super) fn read_iterator(mut file: File, mut make_room: impl FnMut()) -> io::Result<()> {
     let mut buffer = [0u8; 64];
     loop {
         match file.read(&mut buffer) {

@@ -30,13 +30,14 @@ pub struct Selection {
 }
 
 /// What every run of CI has time for: the path from a socket to an alert, a hash and a recording, sockets older than the
-/// agent, ownership in every way that sockets change hands, bytes against the interface's counters, and the ledger where it
-/// depends on how the kernel's sockets are swept.
-const COMMON: [&str; 8] = [
+/// agent, ownership in every way that sockets change hands, bytes against the interface's counters, sockets with and without
+/// a slot, and the ledger where it depends on how the kernel's sockets are swept.
+const COMMON: [&str; 9] = [
     "spine::",
     "older::",
     "ownership::",
     "bytes::",
+    "slots::",
     "ledger::connections",
     "ledger::ordinary",
     "--skip",
