@@ -203,7 +203,7 @@ pub mod flags {
     pub const RESET_RECEIVED: u32 = 1 << 10;
     /// TCP: reset by this side.
     pub const RESET_SENT: u32 = 1 << 11;
-    /// TCP: the handshake was completed.
+    /// TCP: the handshake was completed. Of a [`HANDSHAKE`] in the peer table: it was told, and only names its owner still.
     pub const ESTABLISHED: u32 = 1 << 12;
     /// TCP: the other side's FIN was received.
     pub const FIN_RECEIVED: u32 = 1 << 13;

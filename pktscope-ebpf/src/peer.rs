@@ -19,6 +19,7 @@ use crate::{
     maps::{NEW_PEERS, OVERFLOW, PEERS, SOCKETS},
     packet::{self, NOWHERE, Place},
     size::Size,
+    slot,
 };
 
 /// Whether packets of a protocol belong to other sockets, or to the kernel, than the raw socket that gets a copy.
@@ -83,7 +84,8 @@ fn own(handshake: &mut PeerState, listener: &SocketState) {
 /// Gives a listener storage, which what it accepts inherits: there was no room to note its owner with a handshake.
 #[inline(always)]
 fn bequeath(sk: *mut bpf_sock, state: &SocketState) {
-    if !kernel::has_feature(features::SLOTS) {
+    // One that has no slot has left its owner to what it accepts already.
+    if slot::find(state.cookie).is_null() {
         return;
     }
     let storage = SOCKETS.get(sk.cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE));

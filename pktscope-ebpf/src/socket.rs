@@ -137,9 +137,15 @@ pub fn sending(ctx: *mut bpf_sock_addr) {
 pub fn accepted(ctx: *mut bpf_sock_addr) {
     // SAFETY: as above.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
-    let Some(state) = (unsafe { slot::state(sk.cast(), cookie_at(ctx)).as_mut() }) else {
-        return accepted_early(sk);
-    };
+    let cookie = cookie_at(ctx);
+    let mut found = slot::state(sk.cast(), cookie);
+    if found.is_null() {
+        accepted_early(sk);
+        // Its first packet may have come meanwhile.
+        found = slot::state(sk.cast(), cookie);
+    }
+    // SAFETY: a state, or null.
+    let Some(state) = (unsafe { found.as_mut() }) else { return };
     let is_named = matches!(state.method, method::ACCEPTED | method::SEND | method::CONNECT);
     if is_named
         || state.flags & (flags::ACTIVE | flags::OLD) != 0
@@ -151,7 +157,7 @@ pub fn accepted(ctx: *mut bpf_sock_addr) {
     state.method = method::ACCEPTED;
 }
 
-/// The same for a connection that nothing has come by yet: its first packet finds the owner with the handshake.
+/// Stamps who accepts a connection that nothing has come by yet: its first packet finds the owner with the handshake.
 #[inline(always)]
 fn accepted_early(sk: *mut bpf_sock) {
     if !kernel::has_feature(features::SLOTS) {
@@ -165,7 +171,9 @@ fn accepted_early(sk: *mut bpf_sock) {
     if let Some(handshake) = peer::find(&linger::key_of(tcp))
         && handshake.flags & flags::HANDSHAKE != 0
     {
-        stamp_current(&mut handshake.user);
+        if handshake.user.pid != current_pid() {
+            stamp_current(&mut handshake.user);
+        }
         handshake.method = method::ACCEPTED;
     }
 }

@@ -36,8 +36,8 @@ const SILENT_SWEEPS: u32 = 7_200;
 /// Connections that are remembered so: an eighth of the table's default size.
 const MOST_SILENT: u32 = 8_192;
 
-/// `BPF_NOEXIST` of include/uapi/linux/bpf.h.
-const NOEXIST: u64 = 1;
+/// `BPF_EXIST` of include/uapi/linux/bpf.h.
+const EXIST: u64 = 2;
 
 /// What was reported of a peer.
 #[derive(Clone, Copy, Default)]
@@ -215,23 +215,25 @@ impl Peers {
         if last.user.pid == 0 {
             (last.user, last.method) = (named.user, named.method);
         }
-        if self.table.remove(key).is_ok() {
+        // Replaced at once: a connection's first packet finds the one or the other.
+        let replaced = match self.silent_place(&last) {
+            Some(silent) => self.table.insert(key, silent, EXIST),
+            None => self.table.remove(key),
+        };
+        if replaced.is_ok() {
             events.push(Event::Socket(decode::peer(key, &last, at, IsClosed::Yes)));
-            self.remember(key, last);
         }
     }
 
-    /// Leaves the owner of a complete handshake, which was told, for the connection's first packet.
-    fn remember(&mut self, key: &PeerKey, told: PeerState) {
+    /// What of a complete handshake stays once it is told: its owner, for the connection's first packet.
+    fn silent_place(&mut self, told: &PeerState) -> Option<PeerState> {
         let is_complete = told.counts.sent_packets != 0 && told.counts.received_packets > 1;
         let is_silent = told.flags & flags::HANDSHAKE != 0 && (is_complete || told.flags & flags::ESTABLISHED != 0);
-        if self.remembers_silent && is_silent && self.silent < MOST_SILENT {
-            let silent = PeerState { counts: Counts::default(), flags: told.flags | flags::ESTABLISHED, ..told };
-            // Where a packet came meanwhile the listener has noted the owner again.
-            if self.table.insert(key, silent, NOEXIST).is_ok() {
-                self.silent += 1;
-            }
+        if !self.remembers_silent || !is_silent || self.silent == MOST_SILENT {
+            return None;
         }
+        self.silent += 1;
+        Some(PeerState { counts: Counts::default(), flags: told.flags | flags::ESTABLISHED, ..*told })
     }
 
     fn sweep_overflow(&mut self, at: BootTime, events: &mut Vec<Event>) {
