@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use anyhow::{Result, ensure};
@@ -30,6 +30,15 @@ pub fn mapped(to: SocketAddr) -> SocketAddr {
 pub fn addresses(socket: &Socket) -> (Option<SocketAddr>, Option<SocketAddr>) {
     let end = |addr: io::Result<socket2::SockAddr>| addr.ok().and_then(|addr| addr.as_socket());
     (end(socket.local_addr()), end(socket.peer_addr()))
+}
+
+/// Bytes sent that the other side has not acknowledged (tcp(7), `SIOCOUTQ`).
+pub fn unacknowledged(socket: &Socket) -> Result<usize> {
+    let mut bytes: i32 = 0;
+    // SAFETY: the call writes one int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    count("ioctl SIOCOUTQ", result as isize)?;
+    Ok(usize::try_from(bytes)?)
 }
 
 /// A system call's result as a count.

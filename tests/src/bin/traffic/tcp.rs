@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use pktscope_tests::traffic::Report;
+use pktscope_tests::{traffic::Report, wait::wait_until};
 use socket2::{Domain, SockAddr, Socket};
 
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
     socket::{self, addresses, mapped},
     uring,
 };
+
+/// The other side acknowledges within this time.
+const ACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// Sent with the SYN where TCP Fast Open is asked for.
 const EARLY_BYTES: usize = 64;
@@ -94,6 +97,9 @@ impl Tcp {
             report::wait_for_word()?;
         }
         if self.abort {
+            // An acknowledgement that meets the reset would find no socket, and be answered by the kernel.
+            wait_until(ACKNOWLEDGED, || matches!(socket::unacknowledged(&socket), Ok(0)).then_some(()))
+                .context("what was sent is not acknowledged")?;
             socket.set_linger(Some(Duration::ZERO)).context("failed to set SO_LINGER")?;
         } else if !self.leave {
             socket.shutdown(Shutdown::Write).context("failed to shut down")?;
