@@ -34,7 +34,7 @@ const LINGER_SWEEPS: u32 = 61;
 /// sockets have slots only the handshake names the owner of what a listener accepts. An hour or two.
 const SILENT_SWEEPS: u32 = 7_200;
 /// Connections that are remembered so: an eighth of the table's default size.
-const MOST_SILENT: u32 = 8_192;
+const MOST_SILENT: usize = 8_192;
 
 /// `BPF_EXIST` of include/uapi/linux/bpf.h.
 const EXIST: u64 = 2;
@@ -62,7 +62,7 @@ pub(super) struct Peers {
     generation: u32,
     /// Whether silent connections are remembered, and how many are.
     remembers_silent: bool,
-    silent: u32,
+    silent: usize,
     /// Sockets that ended since the last sweep: their peers end with them.
     ended: AHashSet<u64>,
     keys: Vec<PeerKey>,
@@ -121,8 +121,8 @@ impl Peers {
         take: &mut dyn FnMut(&mut Vec<Event>),
     ) -> io::Result<()> {
         self.generation = self.generation.wrapping_add(1);
-        self.silent = 0;
         let entries = sys::lookup_all(self.table.map().fd().as_fd(), &mut self.keys, &mut self.values)?;
+        self.silent = self.values[..entries].iter().filter(|state| is_silent_place(state)).count();
         self.name_senders(entries);
         self.note_absences(entries, whole_sweep);
         for index in 0..entries {
@@ -184,8 +184,7 @@ impl Peers {
         seen.idle_sweeps = if has_grown { 0 } else { seen.idle_sweeps + 1 };
         seen.packets = packets;
         let is_handshake = state.flags & flags::HANDSHAKE != 0;
-        if is_handshake && packets == 0 {
-            self.silent += 1;
+        if is_silent_place(state) {
             return if seen.idle_sweeps >= SILENT_SWEEPS {
                 drop(self.table.remove(key))
             };
@@ -216,24 +215,17 @@ impl Peers {
             (last.user, last.method) = (named.user, named.method);
         }
         // Replaced at once: a connection's first packet finds the one or the other.
-        let replaced = match self.silent_place(&last) {
-            Some(silent) => self.table.insert(key, silent, EXIST),
+        let remembers = self.remembers_silent && self.silent < MOST_SILENT;
+        let replaced = match silent_place(&last).filter(|_| remembers) {
+            Some(silent) => {
+                self.silent += 1;
+                self.table.insert(key, silent, EXIST)
+            }
             None => self.table.remove(key),
         };
         if replaced.is_ok() {
             events.push(Event::Socket(decode::peer(key, &last, at, IsClosed::Yes)));
         }
-    }
-
-    /// What of a complete handshake stays once it is told: its owner, for the connection's first packet.
-    fn silent_place(&mut self, told: &PeerState) -> Option<PeerState> {
-        let is_complete = told.counts.sent_packets != 0 && told.counts.received_packets > 1;
-        let is_silent = told.flags & flags::HANDSHAKE != 0 && (is_complete || told.flags & flags::ESTABLISHED != 0);
-        if !self.remembers_silent || !is_silent || self.silent == MOST_SILENT {
-            return None;
-        }
-        self.silent += 1;
-        Some(PeerState { counts: Counts::default(), flags: told.flags | flags::ESTABLISHED, ..*told })
     }
 
     fn sweep_overflow(&mut self, at: BootTime, events: &mut Vec<Event>) {
@@ -243,7 +235,40 @@ impl Peers {
     }
 }
 
+/// What of a complete handshake stays once it is told: its owner, for the connection's first packet.
+fn silent_place(told: &PeerState) -> Option<PeerState> {
+    let is_complete = told.counts.sent_packets != 0 && told.counts.received_packets > 1;
+    let is_silent = told.flags & flags::HANDSHAKE != 0 && (is_complete || told.flags & flags::ESTABLISHED != 0);
+    is_silent.then(|| PeerState { counts: Counts::default(), flags: told.flags | flags::ESTABLISHED, ..*told })
+}
+
+/// Whether that is all that there is: since it was told no packet came by.
+fn is_silent_place(state: &PeerState) -> bool {
+    state.flags & (flags::HANDSHAKE | flags::ESTABLISHED) == flags::HANDSHAKE | flags::ESTABLISHED
+        && state.counts == Counts::default()
+}
+
 fn bytes_of(key: &PeerKey) -> Key {
     // SAFETY: repr(C) integers without padding (`Pod`), of exactly that size.
     unsafe { std::mem::transmute_copy(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_complete_handshake_its_owner_stays() {
+        let counts = |sent_packets, received_packets| Counts { sent_packets, received_packets, ..Counts::default() };
+        let user = Stamp { pid: 7, ..Stamp::default() };
+        let told = PeerState { counts: counts(1, 2), flags: flags::HANDSHAKE, user, ..PeerState::default() };
+        let silent = silent_place(&told).unwrap();
+        assert!(is_silent_place(&silent) && !is_silent_place(&told));
+        assert_eq!(silent.user.pid, 7);
+        let spoken = PeerState { counts: counts(1, 0), ..silent };
+        assert!(!is_silent_place(&spoken), "a packet that comes late is told");
+        assert_eq!(silent_place(&spoken), Some(silent));
+        assert_eq!(silent_place(&PeerState { counts: counts(1, 1), ..told }), None, "nobody answered");
+        assert_eq!(silent_place(&PeerState { flags: flags::KERNEL, ..told }), None);
+    }
 }
