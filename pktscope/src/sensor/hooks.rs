@@ -25,13 +25,13 @@ pub(super) enum Kind {
     DeviceIngress,
     /// The entry of a kernel function of the program's own name.
     Function,
-    /// The iterator over the sockets' states.
+    /// The iterator over the sockets' states that are in storage.
     SocketIterator,
     /// The iterator over open files, run once.
     FileIterator,
     /// The iterator over open files, run again and again.
     FileSweep,
-    /// The iterator over the TCP sockets of the agent's network namespace.
+    /// The iterator over the TCP sockets of a network namespace.
     TcpSweep,
     /// No program: `/proc` and descriptors of our own, read once.
     Descriptors,

@@ -68,7 +68,10 @@ impl KernelFacts {
         if is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_netns_cookie).unwrap_or(false) {
             bits |= features::SKB_NETNS;
         }
-        if bits & features::SKB_NETNS != 0 && bits & features::NO_TRACING_STORAGE == 0 && settings.slot_entries != 0 {
+        let is_netns_known = bits & (features::SKB_NETNS | features::NO_TRACING_STORAGE) == features::SKB_NETNS;
+        // A handshake is found by both addresses, which a kernel without IPv6 does not have so.
+        let has_addresses = types.offset("sock", "__sk_common.skc_v6_rcv_saddr").is_some();
+        if is_netns_known && has_addresses && settings.slot_entries != 0 {
             bits |= features::SLOTS;
         }
         let netns = UnixDatagram::unbound().and_then(|socket| sys::netns_cookie(socket.as_raw_fd())).unwrap_or(0);

@@ -97,8 +97,8 @@ pub enum TrafficControl {
 pub enum SweepKind {
     /// Sockets that have seen packets since their last report.
     Changed,
-    /// Every socket that has ever seen a packet, and at its end [`Event::SweepDone`], unless so many were reported that
-    /// the walk had to pause: then it may have missed some, and the next one tells.
+    /// Every socket that has ever seen a packet, and at its end [`Event::SweepDone`], where the walks come by every socket and
+    /// not so many were reported that one had to pause: then it may have missed some, and the next one tells.
     Full,
     /// As [`SweepKind::Full`], and whatever is held back for more to come: the agent is stopping.
     Final,
@@ -211,11 +211,12 @@ impl Sensor {
     /// Lets new sockets have slots, where everything that they need is attached.
     fn give_slots(&mut self) {
         let is_end_told = self.hooks.iter().any(|hook| hook.program == TCP_DESTROY && hook.is_attached);
-        // Slots that are there cannot be refused.
-        let _ = self.settings.set(settings::SWEEP_SLOTS_ONLY, u32::from(self.walks.stored.is_some()), 0);
-        if is_end_told && self.walks.held.is_some() {
-            let _ = self.settings.set(settings::GIVE_SLOTS, 1, 0);
+        if !is_end_told || self.walks.held.is_none() {
+            return self.walks.leave_slots();
         }
+        // Settings that are there cannot be refused.
+        let _ = self.settings.set(settings::SWEEP_SLOTS_ONLY, u32::from(self.walks.stored.is_some()), 0);
+        let _ = self.settings.set(settings::GIVE_SLOTS, 1, 0);
     }
 
     /// Takes up devices that came since, and says what became of the program there.

@@ -39,6 +39,13 @@ impl Walks {
         self.held.is_none()
     }
 
+    /// No socket has a slot: where there is a walk by storage it comes by every socket.
+    pub(super) fn leave_slots(&mut self) {
+        if self.stored.is_some() {
+            (self.held, self.unheld) = (None, None);
+        }
+    }
+
     /// What a sweep runs, in this order.
     ///
     /// # Errors
